@@ -1,0 +1,1 @@
+"""LoBERT: low-rank and tensor-factorized BERT encoders, brought back to their teacher by distillation."""

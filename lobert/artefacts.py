@@ -1,0 +1,106 @@
+"""Artefacts: folders on disk that are found by what they were made from, and made at most once.
+
+An artefact lives at `root/kind/name-fingerprint`. It is written in a folder whose name ends in `.partial` and renamed when it
+is whole, so a folder without that ending is always complete; a lock beside it makes two processes that need the same
+missing artefact build it once.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+Recipe = Mapping[str, Any]
+RECIPE_FILE = "recipe.json"
+
+
+def fingerprint(recipe: Any, length: int = 12) -> str:
+    """Hexadecimal digest of a JSON-able value, independent of key order and of the process."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def hash_files(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
+    """Digest of names and contents of the files of `folder` that match, in sorted order (not recursive)."""
+    digest = hashlib.sha256()
+    for path in sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()}):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file beside `path`; other processes wait here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        yield
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artefacts under one folder."""
+
+    root: Path
+
+    def path(self, kind: str, name: str, recipe: Recipe) -> Path:
+        """Where the artefact made from `recipe` is, or will be."""
+        return self.root / kind / f"{name}-{fingerprint(recipe)}"
+
+    def make(
+        self,
+        kind: str,
+        name: str,
+        recipe: Recipe,
+        build: Callable[[Path], None],
+        resume: bool = False,
+    ) -> Path:
+        """Find the artefact made from `recipe`, or have `build(folder)` write it, and return its folder.
+
+        `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Raising from `build`
+        leaves that partial folder for a later resume and no artefact.
+        """
+        path = self.path(kind, name, recipe)
+        make_folder(path, build, resume, recipe)
+        return path
+
+
+def make_folder(path: Path, build: Callable[[Path], None], resume: bool, recipe: Recipe) -> bool:
+    """Make the folder `path` once, whole, across processes; True where this call built it."""
+    if path.exists():
+        return False
+    with locked(path):
+        if path.exists():  # another process made it while this one waited
+            return False
+        partial = path.with_name(path.name + ".partial")
+        if not resume and partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        build(partial)
+        write_atomic(partial / RECIPE_FILE, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
+        os.replace(partial, path)
+    return True

@@ -1,0 +1,23 @@
+"""The one exception that speaks to the user, and the nearest-name hint it usually carries."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LobertError(Exception):
+    """A mistake the user can mend: the message says what is wrong, where, and what to type instead.
+
+    `train.py` and the command-line tools print the message alone, without a traceback, and exit with a non-zero code.
+    """
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """The end of an error sentence: the nearest of `choices` first, then all of them.
+
+    >>> suggest("falcn", ["svd", "falcon"])
+    "did you mean 'falcon'? Choices: falcon, svd"
+    """
+    names = sorted(set(choices))
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Choices: {', '.join(names)}"
