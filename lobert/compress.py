@@ -1,0 +1,130 @@
+"""From a dense model to a compressed one: stack the weights of each group, factorize, replace, report."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lobert.errors import LobertError
+from lobert.factorizations import factorization, relative_error
+from lobert.layers import FactoredLinear, FactorGroup
+from lobert.plan import GroupPlan
+from lobert.roles import linear_at, replace_module
+
+BANK = "factors"  # attribute of the model under which the groups live
+Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, or nothing
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What compression did to one group; multiply-adds are per token and per forward of all its slices."""
+
+    name: str
+    factorization: str
+    rank: list[int]
+    shape: list[int]
+    parameters: int
+    dense_parameters: int
+    macs: int
+    dense_macs: int
+    error: float  # relative Frobenius error
+    norm: float  # Frobenius norm of the dense tensor
+    evaluation: str  # "contract" or "merge": the cheaper one, unless overridden
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """The groups and their totals."""
+
+    groups: list[GroupReport]
+
+    @property
+    def error(self) -> float:
+        """Relative Frobenius error of all groups together (0 where nothing was compressed)."""
+        total = sum(group.norm**2 for group in self.groups)
+        return math.sqrt(sum((group.error * group.norm) ** 2 for group in self.groups) / total) if total else 0.0
+
+    @property
+    def keep(self) -> float:
+        """Share of the compressed weights that stays (1 where nothing was compressed)."""
+        dense = sum(group.dense_parameters for group in self.groups)
+        return sum(group.parameters for group in self.groups) / dense if dense else 1.0
+
+
+def compress_model(model: nn.Module, plans: Sequence[GroupPlan], track: Track = iter) -> CompressionReport:
+    """Factorize the planned groups of `model` in place, by the smallest error in the weights.
+
+    Biases and everything outside the plan stay as they are. Raises LobertError for weights that are not finite.
+    """
+    tensors = {plan.name: stack_weights(model, plan) for plan in plans}
+    bank = install_skeleton(model, plans)
+    reports = []
+    for plan in track(plans):
+        tensor = tensors.pop(plan.name).double()
+        factors = factorization(plan.factorization).decompose(tensor, plan.rank)
+        group = bank[plan.name]
+        assert isinstance(group, FactorGroup)
+        group.set_factors(factors)
+        reports.append(report_group(plan, group, tensor, factors))
+    return CompressionReport(reports)
+
+
+def stack_weights(model: nn.Module, plan: GroupPlan) -> Tensor:
+    """The tensor `[*stack, out, in]` of a group, from the weights of its modules."""
+    tensor = torch.empty(plan.shape)
+    for path, index in plan.slices:
+        weight = linear_at(model, path).weight.detach()
+        if not torch.isfinite(weight).all():
+            raise LobertError(f"'{path}.weight' holds values that are not finite: the teacher is broken, train it again")
+        tensor[index] = weight
+    return tensor
+
+
+def install_skeleton(model: nn.Module, plans: Sequence[GroupPlan]) -> nn.ModuleDict:
+    """Put empty groups and their layers into the model, in place; the plan goes into its config. Returns the bank."""
+    if hasattr(model, BANK):
+        raise LobertError("the model is compressed already: start from a dense one, or lobert.merge it first")
+    bank = nn.ModuleDict()
+    for plan in plans:
+        group = FactorGroup(factorization(plan.factorization), plan.stack, plan.shape, plan.rank, plan.evaluation)
+        bank[plan.name] = group
+        for path, index in plan.slices:
+            dense = linear_at(model, path)
+            group.to(dense.weight.device, dense.weight.dtype)
+            replace_module(model, path, FactoredLinear(group, index, dense.bias))
+    setattr(model, BANK, bank)
+    model.config.lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
+    return bank
+
+
+def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, factors: list[Tensor]) -> GroupReport:
+    """Sizes, costs and error of one factorized group."""
+    macs = group.macs_per_token()
+    rows, columns = plan.shape[-2:]
+    merged = group.merges(1 << 20, training=False)
+    return GroupReport(
+        name=plan.name,
+        factorization=plan.factorization,
+        rank=list(plan.rank),
+        shape=list(plan.shape),
+        parameters=plan.parameters,
+        dense_parameters=plan.dense_parameters,
+        macs=macs * len(plan.slices),
+        dense_macs=rows * columns * len(plan.slices),
+        error=relative_error(tensor, group.equation, factors),
+        norm=torch.linalg.vector_norm(tensor).item(),
+        evaluation="merge" if merged else "contract",
+    )
+
+
+def linear_macs(module: nn.Module) -> int:
+    """Multiply-adds per token of all linears below `module`, dense and factored (attention products not counted)."""
+    total = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            total += layer.in_features * layer.out_features
+        elif isinstance(layer, FactoredLinear):
+            total += layer.group.macs_per_token()
+    return total

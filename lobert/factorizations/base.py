@@ -1,0 +1,140 @@
+"""The contract of a factorization, and everything that follows from its einsum equation.
+
+A group of weights is one tensor `[*stack, out, in]`. Its modes have letters: `s` projection (role), `l` layer, `o` out, `i` in;
+every other letter of an equation is a rank.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lobert.errors import LobertError
+from lobert.factorizations.contraction import contract, dense_path
+
+Rank = tuple[int, ...]
+Shape = tuple[int, ...]  # [*stack, out, in]
+RankSetting = int | str | Sequence[int | str]  # as written in a config: 64, full, [2, 384, 384], [2/3, 1/2, 1/2]
+
+MODES = "sloi"
+
+
+class Factorization(ABC):
+    """T ~ einsum(equation, factors). A method defines the four parts below; the rest of this file is derived from them."""
+
+    name: ClassVar[str]
+
+    # ---- must be defined ----
+
+    @abstractmethod
+    def equation(self, stack: str) -> str:
+        """Einsum equation for a tensor with these stack letters ("", "s", "l" or "sl").
+
+        Raises LobertError where the factorization does not exist for such a stack.
+        """
+
+    @abstractmethod
+    def full_rank(self, shape: Shape) -> Rank:
+        """The largest useful rank for a tensor of this shape: with it every tensor is reproduced."""
+
+    @abstractmethod
+    def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        """Factors, in the order of the equation, with a small `||T - einsum(factors)||`; `tensor` is float64 and finite."""
+
+    def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
+        """The rank at position `size` (1, 2, ... up to `max(full_rank)`) of this method's one dial, small to large."""
+        return (size,)
+
+    # ---- derived ----
+
+    def factor_shapes(self, stack: str, shape: Shape, rank: Rank) -> list[Shape]:
+        """Shape of every factor."""
+        equation = self.equation(stack)
+        sizes = dict(zip(stack + "oi", shape, strict=True)) | dict(zip(rank_letters(equation), rank, strict=True))
+        return [tuple(sizes[letter] for letter in term) for term in equation.split("->")[0].split(",")]
+
+    def parameters(self, stack: str, shape: Shape, rank: Rank) -> int:
+        """How many numbers the factors hold."""
+        return sum(math.prod(factor) for factor in self.factor_shapes(stack, shape, rank))
+
+    def resolve_rank(self, shape: Shape, setting: RankSetting) -> Rank:
+        """A rank as integers from how it is written: `64`, `[2, 8, 576, 576]`, `full`, or shares `[2/3, 1/2]` of the full rank.
+
+        Raises LobertError where it has the wrong number of entries, is below 1 or above the full rank.
+        """
+        full = self.full_rank(shape)
+        if setting == "full":
+            return full
+        entries = [setting] if isinstance(setting, int | str) else list(setting)
+        bounds = f"{self.name} on {list(shape)} takes {plural(len(full))}, each from 1 to {bracketed(full)}, or 'full'"
+        if len(entries) != len(full):
+            raise LobertError(f"rank={bracketed(entries)} has {plural(len(entries), 'entry', 'entries')}: {bounds}")
+        rank = tuple(resolve_entry(entry, size, bounds) for entry, size in zip(entries, full, strict=True))
+        if any(not 1 <= value <= size for value, size in zip(rank, full, strict=True)):
+            raise LobertError(f"rank={bracketed(rank)} is impossible: {bounds}")
+        return rank
+
+    def rank_within(self, stack: str, shape: Shape, keep: float, default: Rank) -> Rank:
+        """The largest rank whose factors hold at most `keep` times the numbers of the tensor.
+
+        Raises LobertError where even the smallest rank holds more.
+        """
+        budget = keep * math.prod(shape)
+        low, high = 0, max(self.full_rank(shape))
+        while low < high:  # parameters grow with the dial: bisect
+            middle = (low + high + 1) // 2
+            fits = self.parameters(stack, shape, self.scaled_rank(shape, middle, default)) <= budget
+            low, high = (middle, high) if fits else (low, middle - 1)
+        if low == 0:
+            least = self.parameters(stack, shape, self.scaled_rank(shape, 1, default)) / math.prod(shape)
+            raise LobertError(
+                f"keep={keep:g} is too small for {self.name} on {list(shape)}: its smallest rank keeps "
+                f"{least:.4f}, so type keep={math.ceil(least * 1e4) / 1e4:.4g} or more, or choose another decomp"
+            )
+        return self.scaled_rank(shape, low, default)
+
+
+def rank_letters(equation: str) -> str:
+    """The letters of an equation that are ranks, in order of appearance."""
+    return "".join(dict.fromkeys(c for c in equation.split("->")[0] if c not in MODES + ","))
+
+
+def reconstruct(equation: str, factors: Sequence[Tensor]) -> Tensor:
+    """The dense tensor `[*stack, out, in]` that the factors stand for."""
+    return contract(dense_path(equation, tuple(tuple(f.shape) for f in factors)), factors)
+
+
+def relative_error(tensor: Tensor, equation: str, factors: Sequence[Tensor]) -> float:
+    """`||T - einsum(factors)|| / ||T||` in the Frobenius norm (0 for a zero tensor)."""
+    norm = torch.linalg.vector_norm(tensor)
+    if norm == 0:
+        return 0.0
+    return (torch.linalg.vector_norm(tensor - reconstruct(equation, factors)) / norm).item()
+
+
+def resolve_entry(entry: int | str, size: int, bounds: str) -> int:
+    """One rank: an integer as it is, a fraction such as "2/3" as that share of `size`, rounded."""
+    try:
+        value = Fraction(entry)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise LobertError(f"rank entry {entry!r} is not a whole number: {bounds}") from None
+    if isinstance(entry, int) or ("/" not in entry and value.denominator == 1):
+        return int(value)
+    if "/" not in entry:
+        raise LobertError(f"rank entry {entry!r} is not a whole number: {bounds}")
+    return max(1, round(value * size))
+
+
+def bracketed(values: Sequence[object]) -> str:
+    """`(64,)` as `64`, longer ranks as `[2, 384, 384]`."""
+    return str(values[0]) if len(values) == 1 else "[" + ", ".join(map(str, values)) + "]"
+
+
+def plural(count: int, one: str = "rank", many: str = "ranks") -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,71 @@
+"""Cheapest pairwise order of an einsum, found by exhaustive search over its few operands and remembered.
+
+Terms and outputs are einsum strings; the letter `n` counts tokens, so a path that runs an input through the factors and a path
+that merges the factors first are points of the same search.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
+
+
+@dataclass(frozen=True)
+class Path:
+    """Pairwise steps `(left, right, equation)`: both operands leave the list and the result goes to its end."""
+
+    steps: tuple[tuple[int, int, str], ...]
+    multiply_adds: int
+
+
+def contract(path: Path, operands: Sequence[Tensor]) -> Tensor:
+    """Run the operands through the path."""
+    pool = list(operands)
+    for left, right, equation in path.steps:
+        second, first = pool.pop(right), pool.pop(left)
+        pool.append(torch.einsum(equation, first, second))
+    return pool[0]
+
+
+def dense_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> Path:
+    """Cheapest order for a whole equation whose operands have these shapes."""
+    inputs, output = equation.split("->")
+    terms = tuple(inputs.split(","))
+    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape, strict=True)}
+    return cheapest_path(terms, output, tuple(sorted(sizes.items())))
+
+
+@lru_cache(maxsize=4096)
+def cheapest_path(terms: tuple[str, ...], output: str, sizes: Sizes, may_merge: bool = True) -> Path:
+    """Order with the fewest multiply-adds; without `may_merge`, no step may form an `[o, i]` matrix out of factors alone."""
+    if len(terms) == 1:
+        return Path((), 0)
+    candidates = [
+        extended
+        for left in range(len(terms))
+        for right in range(left + 1, len(terms))
+        if (extended := first_step(terms, (left, right), output, sizes, may_merge)) is not None
+    ]
+    return min(candidates, key=lambda path: path.multiply_adds)
+
+
+def first_step(
+    terms: tuple[str, ...], pair: tuple[int, int], output: str, sizes: Sizes, may_merge: bool
+) -> Path | None:
+    """The cheapest path that begins with this pair, or None where that step merges and may not."""
+    left, right = terms[pair[0]], terms[pair[1]]
+    rest = tuple(term for index, term in enumerate(terms) if index not in pair)
+    needed = set(output).union(*rest)
+    union = "".join(dict.fromkeys(left + right))
+    result = output if not rest else "".join(letter for letter in union if letter in needed)
+    if not may_merge and {"o", "i"} <= set(result) and "n" not in union:
+        return None
+    size = dict(sizes)
+    cost = math.prod(size[letter] for letter in union)
+    tail = cheapest_path((*rest, result), output, sizes, may_merge)
+    return Path(((*pair, f"{left},{right}->{result}"), *tail.steps), cost + tail.multiply_adds)

@@ -1,0 +1,71 @@
+"""Double-precision linear algebra that the factorizations share: Gram matrices, eigenvectors, truncated SVD.
+
+Singular vectors come from the Gram matrix of the smaller side: on the wide unfoldings met here that is tens of times faster
+than a thin SVD. It squares the condition number, which float64 affords: the discarded energy is exact to about 1e-16 of the
+total.
+"""
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (ascending) and eigenvectors of symmetric float64 matrices `[..., n, n]`.
+
+    Where the default solver does not converge, an SVD takes its place and a warning says so.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError as error:
+        log.warning("eigh did not converge (%s); using an SVD instead, which is slower", error)
+        left, values, _ = torch.linalg.svd(matrix)
+        values, vectors = values.flip(-1), left.flip(-1)
+    return values, vectors
+
+
+def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
+    """The `rank` leading eigenvectors of `gram [..., n, n]`, as columns `[..., n, rank]`, largest first."""
+    return eigh(gram)[1][..., -rank:].flip(-1)
+
+
+def mode_gram(tensor: Tensor, mode: int) -> Tensor:
+    """Gram matrix `[n, n]` of the unfolding of `tensor` along `mode`, summed block by block without a transposed copy."""
+    size = tensor.shape[mode]
+    after = math.prod(tensor.shape[mode + 1 :])
+    if after == 1:
+        rows = tensor.reshape(-1, size)
+        return rows.T @ rows
+    gram = tensor.new_zeros(size, size)
+    for block in tensor.reshape(-1, size, after):
+        gram.addmm_(block, block.T)
+    return gram
+
+
+def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """Multiply the unfolding of `tensor` along `mode` (size n) by `matrix [m, n]`: that mode gets size m."""
+    shape = list(tensor.shape)
+    after = math.prod(shape[mode + 1 :])
+    shape[mode] = matrix.shape[0]
+    if after == 1:
+        return (tensor.reshape(-1, matrix.shape[1]) @ matrix.T).reshape(shape)
+    return torch.matmul(matrix, tensor.reshape(-1, matrix.shape[1], after)).reshape(shape)
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Best rank-`rank` factors `left [..., m, r]`, `right [..., r, n]` of `matrix [..., m, n]` (Eckart and Young, 1936).
+
+    The singular values are split evenly, so both factors have the same norm: gradient steps then act alike on both.
+    """
+    if matrix.shape[-2] > matrix.shape[-1]:
+        right, left = truncated_svd(matrix.mT, rank)
+        return left.mT, right.mT
+    left = leading_eigenvectors(matrix @ matrix.mT, rank)
+    right = left.mT @ matrix
+    root = right.norm(dim=-1, keepdim=True).sqrt()
+    root = torch.where(root > 0, root, torch.ones_like(root))
+    return left * root.mT, right / root

@@ -1,0 +1,78 @@
+"""Tucker decomposition: a small core times one orthonormal factor per mode."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lobert.factorizations.base import MODES, Factorization, Rank, Shape
+from lobert.factorizations.numerics import leading_eigenvectors, mode_gram, mode_product
+
+SWEEPS = 3
+TOLERANCE = 1e-5  # relative gain of the core's norm below which HOOI stops
+
+
+class Tucker(Factorization):
+    """`abcd,as,bl,co,di->sloi` (drop the letters of missing modes), by ST-HOSVD and then HOOI.
+
+    Sources: Vannieuwenhoven et al. 2012 (sequentially truncated HOSVD), De Lathauwer et al. 2000 (HOOI).
+    """
+
+    name = "tucker"
+
+    def equation(self, stack: str) -> str:
+        modes = [letter for letter in MODES if letter in stack + "oi"]
+        ranks = "abcd"[: len(modes)]
+        factors = ",".join(rank + mode for rank, mode in zip(ranks, modes, strict=True))
+        return f"{ranks},{factors}->{''.join(modes)}"
+
+    def full_rank(self, shape: Shape) -> Rank:
+        return tuple(min(size, math.prod(shape) // size) for size in shape)
+
+    def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
+        """The stack modes keep their default rank; rows and columns shrink in equal proportion."""
+        longest = max(self.full_rank(shape))
+        rows, columns = (max(1, math.floor(size * full / longest)) for full in self.full_rank(shape)[-2:])
+        stack = math.prod(default[:-2])
+        return (*default[:-2], min(rows, columns * stack), min(columns, rows * stack))
+
+    def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        factors = hooi(tensor, sequential_hosvd(tensor, rank))
+        core = project(tensor, factors)
+        return [core, *(factor.T.contiguous() for factor in factors)]
+
+
+def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
+    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next one is looked at, small ones first."""
+    factors = [tensor.new_empty(0)] * tensor.dim()
+    for mode in sorted(range(tensor.dim()), key=lambda m: tensor.shape[m]):
+        factors[mode] = leading_eigenvectors(mode_gram(tensor, mode), rank[mode])
+        tensor = mode_product(tensor, factors[mode].T, mode)
+    return factors
+
+
+def hooi(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
+    """Improve the factors in turn, from a warm start, until the norm of the core stops growing.
+
+    Each update is one step of orthogonal iteration on the mode's Gram matrix instead of its full eigendecomposition: it never
+    lowers the norm of the core either, and costs a fraction on the long modes.
+    """
+    norm = project(tensor, factors).norm()
+    for _ in range(SWEEPS):
+        for mode in range(tensor.dim()):
+            if factors[mode].shape[0] == factors[mode].shape[1]:
+                continue  # a square orthonormal factor spans its whole mode already
+            gram = mode_gram(project(tensor, factors, skip=mode), mode)
+            factors[mode] = torch.linalg.qr(gram @ factors[mode])[0]
+        previous, norm = norm, project(tensor, factors).norm()
+        if norm - previous <= TOLERANCE * norm:
+            break
+    return factors
+
+
+def project(tensor: Tensor, factors: list[Tensor], skip: int | None = None) -> Tensor:
+    """Multiply every mode but `skip` by its transposed factor, the strongest reduction first."""
+    modes = [mode for mode in range(tensor.dim()) if mode != skip]
+    for mode in sorted(modes, key=lambda m: factors[m].shape[1] / factors[m].shape[0]):
+        tensor = mode_product(tensor, factors[mode].T, mode)
+    return tensor

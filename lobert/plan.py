@@ -1,0 +1,156 @@
+"""The plan of a compression: which weights form which tensor, by which factorization, at which rank.
+
+A plan is plain data: it is made from a model's shapes alone, stands in the student's `config.json`, and is all that is
+needed to rebuild the compressed skeleton.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from torch import nn
+
+from lobert.errors import LobertError, suggest
+from lobert.factorizations import Rank, RankSetting, Shape, factorization
+from lobert.layers import Evaluation
+from lobert.roles import find_weights, linear_at
+
+STACK_LETTERS = {"role": "s", "layer": "l"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One compression of some roles, as a `conf/decomp` point writes it.
+
+    `stack` names what is stacked into one tensor: nothing, "role", "layer" or both. Without `rank` or `keep` the
+    `default_rank` holds, whose fractions are shares of the full rank.
+    """
+
+    name: str
+    roles: Sequence[str]
+    stack: Sequence[str]
+    factorization: str
+    default_rank: RankSetting
+    rank: RankSetting | None = None
+    keep: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.rank is not None:
+            raise LobertError(f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise LobertError(f"keep={self.keep} is impossible: it is the share that stays, above 0 and at most 1")
+        for axis in self.stack:
+            if axis not in STACK_LETTERS:
+                raise LobertError(f"{self.name}: nothing to stack by '{axis}': {suggest(axis, STACK_LETTERS)}")
+
+    @property
+    def letters(self) -> str:
+        """The stack as einsum letters, roles before layers."""
+        return "".join(letter for axis, letter in STACK_LETTERS.items() if axis in self.stack)
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each module is."""
+
+    name: str
+    factorization: str
+    stack: str
+    shape: Shape
+    rank: Rank
+    slices: tuple[tuple[str, tuple[int, ...]], ...]  # (module path, index into the stack)
+    evaluation: Evaluation = "auto"
+
+    @property
+    def dense_parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def parameters(self) -> int:
+        return factorization(self.factorization).parameters(self.stack, self.shape, self.rank)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "GroupPlan":
+        """Inverse of `to_dict`, also after a trip through JSON. Raises LobertError for a foreign or damaged plan."""
+        try:
+            slices = tuple((path, tuple(index)) for path, index in data["slices"])
+            changed = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
+            return cls(**{**data, **changed})
+        except (KeyError, TypeError, ValueError) as error:
+            raise LobertError(f"the compression plan is damaged: {type(error).__name__} {error}") from None
+
+
+def make_plan(model: nn.Module, parts: Sequence[Part], evaluation: Evaluation = "auto") -> list[GroupPlan]:
+    """The groups that `parts` make of this model's weights. Looks at shapes only; changes nothing.
+
+    Raises LobertError where a part names unknown roles, ranks that are impossible, or weights another part has taken.
+    """
+    if evaluation not in get_args(Evaluation):
+        raise LobertError(f"no evaluation '{evaluation}': {suggest(evaluation, get_args(Evaluation))}")
+    plans = [plan for part in parts for plan in plan_part(model, part, evaluation)]
+    taken: set[str] = set()
+    for plan in plans:
+        for path, _ in plan.slices:
+            if path in taken:
+                raise LobertError(f"two parts of decomp both compress '{path}': choose one for it")
+            taken.add(path)
+    return plans
+
+
+def plan_part(model: nn.Module, part: Part, evaluation: Evaluation) -> list[GroupPlan]:
+    """All groups of one part."""
+    method, letters = factorization(part.factorization), part.letters
+    method.equation(letters)  # refuses a stack it cannot factorize
+    plans: list[GroupPlan] = []
+    for name, slices in group_slices(model, part):
+        shape = stacked_shape(model, part.name, slices)
+        reference = plans[0].shape if plans else shape
+        rank = choose_rank(part, shape, transposed=shape != reference)
+        plans.append(GroupPlan(name, part.factorization, letters, shape, rank, tuple(slices), evaluation))
+    return plans
+
+
+def group_slices(model: nn.Module, part: Part) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
+    """Name and slices of every group: one per role and layer, less the axes that are stacked."""
+    places = find_weights(model, list(part.roles))
+    layers = sorted({layer for _, layer in places})
+    role_sets = [list(part.roles)] if "s" in part.letters else [[role] for role in part.roles]
+    layer_sets = [layers] if "l" in part.letters else [[layer] for layer in layers]
+    groups = []
+    for layer_set in layer_sets:
+        for role_set in role_sets:
+            name = "_".join(role_set) + ("" if "l" in part.letters else f"_{layer_set[0]}")
+            members = [(role, layer) for role in role_set for layer in layer_set]
+            index = {"s": role_set.index, "l": layer_set.index}
+            slices = [
+                (places[member], tuple(index[letter](member["sl".index(letter)]) for letter in part.letters))  # type: ignore[operator]
+                for member in members
+            ]
+            groups.append((name, slices))
+    return groups
+
+
+def stacked_shape(model: nn.Module, part: str, slices: list[tuple[str, tuple[int, ...]]]) -> Shape:
+    """Shape of the tensor that the slices' weights form; LobertError where they differ."""
+    shapes = {tuple(linear_at(model, path).weight.shape) for path, _ in slices}
+    if len(shapes) > 1:
+        raise LobertError(f"{part}: weights of shapes {sorted(shapes)} do not stack into one tensor: do not stack these roles")
+    depth = [max(index[axis] for _, index in slices) + 1 for axis in range(len(slices[0][1]))]
+    return (*depth, *shapes.pop())
+
+
+def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
+    """The rank of one group. A rank is written for the part's first group; a transposed group swaps its last two entries."""
+    method = factorization(part.factorization)
+    setting = part.default_rank if part.rank is None else part.rank
+    if transposed and not isinstance(setting, int | str) and len(setting) == len(shape):
+        setting = [*setting[:-2], setting[-1], setting[-2]]
+    rank = method.resolve_rank(shape, setting)
+    if part.keep is None:
+        return rank
+    return method.rank_within(part.letters, shape, part.keep, default=rank)

@@ -1,0 +1,100 @@
+"""Roles of weights: where query, key, value, ... of each architecture are, and how to put something else there.
+
+A new architecture is one row of ARCHITECTURES.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from lobert.errors import LobertError, suggest
+
+Place = tuple[str, int]  # (role, layer)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Module paths below the base model: `layers` is the list of layers, `roles` the linears inside one of them."""
+
+    layers: str
+    roles: Mapping[str, str]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture(
+        layers="encoder.layer",
+        roles={
+            "query": "attention.self.query",
+            "key": "attention.self.key",
+            "value": "attention.self.value",
+            "attention_output": "attention.output.dense",
+            "intermediate": "intermediate.dense",
+            "output": "output.dense",
+        },
+    ),
+}
+
+
+def architecture_of(model: nn.Module) -> Architecture:
+    """The row of a transformers model; LobertError where its `model_type` has none."""
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if model_type not in ARCHITECTURES:
+        raise LobertError(f"no roles are known for a model of type '{model_type}': {suggest(model_type, ARCHITECTURES)}")
+    return ARCHITECTURES[model_type]
+
+
+def layers_path(model: nn.Module) -> str:
+    """Path of the list of layers, from the model itself: "bert.encoder.layer", or "encoder.layer" for a bare encoder."""
+    prefix = getattr(model, "base_model_prefix", "")
+    prefix = f"{prefix}." if prefix and hasattr(model, prefix) else ""
+    return prefix + architecture_of(model).layers
+
+
+def encoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The list of transformer layers (without embeddings, pooler and head)."""
+    layers = model.get_submodule(layers_path(model))
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def find_weights(model: nn.Module, roles: list[str]) -> dict[Place, str]:
+    """Path of the linear of every (role, layer), roles in the order given.
+
+    Raises LobertError for an unknown role, a missing module, or one that is not an nn.Linear (already compressed, say).
+    """
+    known = architecture_of(model).roles
+    for role in roles:
+        if role not in known:
+            raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
+    base, depth = layers_path(model), len(encoder_layers(model))
+    places = {(role, layer): f"{base}.{layer}.{known[role]}" for role in roles for layer in range(depth)}
+    for path in places.values():
+        linear_at(model, path)
+    return places
+
+
+def linear_at(model: nn.Module, path: str) -> nn.Linear:
+    """The nn.Linear at `path`; LobertError where there is something else or nothing."""
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise LobertError(f"the model has no module '{path}'") from None
+    if not isinstance(module, nn.Linear):
+        raise LobertError(f"'{path}' is a {type(module).__name__}, not an nn.Linear: is the model compressed already?")
+    return module
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` points."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def keep_first_layers(model: nn.Module, count: int) -> None:
+    """Drop all but the first `count` layers, in place (the start of a PKD student)."""
+    layers = encoder_layers(model)
+    if not 1 <= count <= len(layers):
+        raise LobertError(f"student.layers={count} is impossible: the encoder has {len(layers)} layers, so type 1 to {len(layers)}")
+    replace_module(model, layers_path(model), layers[:count])
+    model.config.num_hidden_layers = count
