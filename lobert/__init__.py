@@ -1,1 +1,21 @@
 """LoBERT: low-rank and tensor-factorized BERT encoders, brought back to their teacher by distillation."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lobert.checkpoint import load, merge
+    from lobert.errors import LobertError
+    from lobert.library import compress
+
+__version__ = "0.1.0"
+__all__ = ["LobertError", "compress", "load", "merge"]
+
+HOMES = {"compress": "library", "load": "checkpoint", "merge": "checkpoint", "LobertError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: tables of results need neither torch nor transformers."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'lobert' has no attribute '{name}'")
+    return getattr(import_module(f"lobert.{HOMES[name]}"), name)

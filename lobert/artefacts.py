@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pytorch_lightning.utilities import rank_zero_only
+
+from lobert.errors import LobertError
 
 Recipe = Mapping[str, Any]
 RECIPE_FILE = "recipe.json"
@@ -79,28 +83,51 @@ class Store:
         build: Callable[[Path], None],
         resume: bool = False,
     ) -> Path:
-        """Find the artefact made from `recipe`, or have `build(folder)` write it, and return its folder.
-
-        `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Raising from `build`
-        leaves that partial folder for a later resume and no artefact.
-        """
+        """Find the artefact made from `recipe`, or have `build(folder)` write it, and return its folder."""
         path = self.path(kind, name, recipe)
-        make_folder(path, build, resume, recipe)
+        make_folder(path, recipe, build, resume)
         return path
 
 
-def make_folder(path: Path, build: Callable[[Path], None], resume: bool, recipe: Recipe) -> bool:
-    """Make the folder `path` once, whole, across processes; True where this call built it."""
+def make_folder(
+    path: Path,
+    recipe: Recipe,
+    build: Callable[[Path], None],
+    resume: bool = False,
+    together: bool = False,
+) -> None:
+    """Make the folder `path` once, whole, across processes, unless it is there.
+
+    `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Where it raises, that partial
+    folder stays for a later resume, and there is no artefact. In a distributed run process zero builds and the others wait;
+    with `together` all of them call `build`, because it trains.
+    """
+    partial = path.with_name(path.name + ".partial")
     if path.exists():
-        return False
+        return
+    if process_rank() > 0:
+        if together:
+            build(partial)
+        return wait_for(path)
     with locked(path):
         if path.exists():  # another process made it while this one waited
-            return False
-        partial = path.with_name(path.name + ".partial")
+            return
         if not resume and partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
         build(partial)
         write_atomic(partial / RECIPE_FILE, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
         os.replace(partial, path)
-    return True
+
+
+def process_rank() -> int:
+    """Rank of this process in a distributed run, 0 in any other; from the environment the launcher has set."""
+    return getattr(rank_zero_only, "rank", None) or 0
+
+
+def wait_for(path: Path) -> None:
+    """Wait until process zero has made `path`; LobertError where the process that started this one is gone."""
+    while not path.exists():
+        if os.getppid() == 1:
+            raise LobertError(f"process 0 ended before it had made '{path}': its own message says why")
+        time.sleep(0.2)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lobert.compress import BANK, install_skeleton
+from lobert.compression import BANK, install_skeleton
 from lobert.errors import LobertError
 from lobert.layers import FactoredLinear
 from lobert.plan import GroupPlan

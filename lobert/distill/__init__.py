@@ -1,0 +1,1 @@
+"""Distillation: the losses, and the teacher outputs they compare the student with."""

@@ -1,0 +1,103 @@
+"""What the teacher says of each example: logits and the [CLS] vector of every layer, from disk or computed live."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lobert.errors import LobertError
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """`logits [B, C]` and `cls [B, L + 1, d]`, the first token after the embeddings and after every layer."""
+
+    logits: Tensor
+    cls: Tensor
+
+
+class TeacherOutputs(Protocol):
+    """Gives the teacher's outputs for the examples of a batch of the training split."""
+
+    def __call__(self, batch: Batch) -> Outputs: ...
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """What a transformers encoder reads of a batch."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+
+
+def forward(model: nn.Module, batch: Batch) -> Outputs:
+    """Run a sequence classifier on a batch."""
+    result = model(**model_inputs(batch), output_hidden_states=True)
+    return Outputs(result.logits, torch.stack([hidden[:, 0] for hidden in result.hidden_states], dim=1))
+
+
+class LiveTeacher:
+    """Runs the teacher on each batch. It holds the model outside the module tree: no checkpoint and no optimizer sees it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        self.model.to(batch["input_ids"].device)
+        return forward(self.model, batch)
+
+
+class StoredKnowledge:
+    """Teacher outputs of one split, memory-mapped in half precision and read by example, so any order is free."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.logits, self.cls = (open_array(folder / f"{split}.{name}.npy") for name in ("logits", "cls"))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        rows = batch["index"].cpu().numpy()
+        device = batch["input_ids"].device
+        logits, cls = (torch.from_numpy(np.asarray(array[rows], np.float32)).to(device) for array in (self.logits, self.cls))
+        return Outputs(logits, cls)
+
+
+def open_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise LobertError(f"{path} cannot be read ({error}): delete its folder and run again to make it anew") from None
+
+
+@torch.no_grad()
+def write_knowledge(model: nn.Module, batches: Iterable[Batch], count: int, folder: Path, split: str) -> None:
+    """Write the teacher's outputs for the `count` examples that `batches` go through, each example once."""
+    model.eval()
+    device = next(model.parameters()).device
+    arrays: dict[str, np.memmap] = {}
+    for batch in batches:
+        outputs = forward(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        rows = batch["index"].numpy()
+        for name, values in (("logits", outputs.logits), ("cls", outputs.cls)):
+            if not torch.isfinite(values).all():
+                raise LobertError("the teacher's outputs are not finite: train another teacher (teacher.learning_rate=... lower)")
+            if name not in arrays:
+                arrays[name] = new_array(folder / f"{split}.{name}.npy", (count, *values.shape[1:]))
+            arrays[name][rows] = values.float().cpu().numpy().astype(np.float16)
+    for array in arrays.values():
+        array.flush()
+
+
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+
+def knowledge_bytes(examples: int, layers: int, hidden: int, outputs: int) -> int:
+    """Size on disk of the knowledge of so many examples."""
+    return 2 * examples * (outputs + (layers + 1) * hidden)
+

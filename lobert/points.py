@@ -1,0 +1,73 @@
+"""The named points of `conf/decomp`, from their settings to the parts of a plan."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from lobert.errors import LobertError, suggest
+from lobert.factorizations import RankSetting
+from lobert.plan import Part
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The folder of configurations: beside the package in a checkout, inside it when installed."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
+    """The parts of a `decomp` node; its own `keep` holds for every part, its own `rank` for the only one.
+
+    Raises LobertError where a rank is given for several parts at once.
+    """
+    nodes = {name: dict(node) for name, node in decomp.items() if isinstance(node, Mapping)}
+    keep, rank = decomp.get("keep"), decomp.get("rank")
+    if rank is not None and len(nodes) != 1:
+        choices = " or ".join(f"decomp.{name}.rank" for name in nodes) or "another decomp: this one compresses nothing"
+        raise LobertError(f"decomp.rank={rank} is for one compression and this decomp has {len(nodes)}: set {choices}")
+    for node in nodes.values():
+        if rank is not None:
+            node["rank"] = rank
+        if keep is not None and node.get("keep") is None:
+            node["keep"] = keep
+    if keep is not None and not 0 < keep <= 1:
+        raise LobertError(f"keep={keep} is impossible: it is the share that stays, above 0 and at most 1")
+    return [Part(**node) for node in nodes.values()]
+
+
+def named_parts(names: str | Sequence[str], keep: float | None = None, rank: RankSetting | None = None) -> list[Part]:
+    """The parts of named points: "falcon_4d", or ["tucker_4d", "ffn_svd"] together."""
+    chosen = [names] if isinstance(names, str) else list(names)
+    known = {path.stem for path in (conf_dir() / "decomp").glob("*.yaml")}
+    for name in chosen:
+        if name not in known:
+            raise LobertError(f"no decomp '{name}': {suggest(name, known)}")
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            settings = hydra.compose("config", [f"decomp=[{','.join(chosen)}]"])
+    except HydraException as error:
+        raise LobertError(f"decomp {' and '.join(chosen)} do not go together: {' '.join(str(error).split())}") from None
+    decomp = OmegaConf.to_container(settings.decomp, resolve=True)
+    assert isinstance(decomp, dict)
+    return parts_from_settings({**decomp, "keep": keep, "rank": rank})
+
+
+def decomp_name(parts: Sequence[Part]) -> str:
+    """Short name of a compression: its parts' names, each with the size that was asked of it."""
+    return "+".join(part.name + asked_size(part) for part in parts) or "none"
+
+
+def asked_size(part: Part) -> str:
+    """`@0.25` for a share, `@64` or `@2-8-96-96` for a rank, nothing for the default."""
+    if part.keep is not None:
+        return f"@{part.keep:g}"
+    if part.rank is not None:
+        entries = [part.rank] if isinstance(part.rank, int | str) else part.rank
+        return "@" + "-".join(str(entry).replace("/", "_") for entry in entries)
+    return ""

@@ -1,0 +1,103 @@
+"""One Lightning fit: machine, checkpoints, curves, resume, and the best epoch's weights at the end."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from lobert.data import TextDataModule
+from lobert.errors import LobertError
+from lobert.finetune import FineTuner
+from lobert.loggers import CurveFile
+from lobert.progress import interactive
+
+log = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which precision to train, in Lightning's words; `precision` None is 32-true on CPU, bf16-mixed elsewhere."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | None = None
+    num_workers: int = 0
+
+    @property
+    def device(self) -> str:
+        """Where one model runs outside of training: "cuda" or "cpu"."""
+        return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+    @property
+    def resolved_precision(self) -> str:
+        """The precision that this machine trains in."""
+        return self.precision or ("32-true" if self.device == "cpu" else "bf16-mixed")
+
+
+class EpochLines(Callback):
+    """One line of the log per epoch."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        text = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in scores.items())
+        loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))).item()
+        log.info("  epoch %d/%d: loss %.4f, dev %s", trainer.current_epoch + 1, trainer.max_epochs, loss, text)
+
+
+def fit(module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()) -> None:
+    """Train `module` in `folder`, from the last checkpoint there if there is one; leaves the best epoch's weights in it.
+
+    Epochs are ranked by the task's main dev metric. Raises LobertError for a machine that is not there.
+    """
+    checkpoints = folder / CHECKPOINTS
+    last = checkpoints / "last.ckpt"
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor=f"val/{module.task.main_metric}", mode="max", save_weights_only=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    every_epoch = ModelCheckpoint(checkpoints, "last", save_top_k=1, enable_version_counter=False)
+    callbacks = [best, every_epoch, OnExceptionCheckpoint(checkpoints, "last"), EpochLines()]
+    trainer = make_trainer(module, machine, [*callbacks, *([RichProgressBar()] if interactive() else [])], [CurveFile(folder), *loggers])
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
+    module.load_state_dict(state)
+
+
+def make_trainer(module: FineTuner, machine: Machine, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
+    """The Trainer of one fit."""
+    settings = module.training_settings
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    try:
+        return pl.Trainer(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.num_nodes,
+            strategy=machine.strategy,
+            precision=machine.resolved_precision,  # type: ignore[arg-type]
+            max_epochs=settings.epochs,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.gradient_clip or None,
+            callbacks=callbacks,
+            logger=loggers,
+            log_every_n_steps=10,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=interactive(),
+        )
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        sentence = " ".join(str(error).split())
+        raise LobertError(f"this machine cannot run trainer.accelerator={machine.accelerator}, devices={machine.devices}: {sentence}") from None
