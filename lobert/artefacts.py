@@ -1,8 +1,8 @@
 """Artefacts: folders on disk that are found by what they were made from, and made at most once.
 
-An artefact lives at `root/kind/name-fingerprint`. It is written in a folder whose name ends in `.partial` and renamed when it
-is whole, so a folder without that ending is always complete; a lock beside it makes two processes that need the same
-missing artefact build it once.
+An artefact lives at `root/kind/name-fingerprint`. It is written in a folder whose name ends in `.partial` and renamed
+when it is whole, so a folder without that ending is always complete; a lock beside it makes two processes that need
+the same missing artefact build it once.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pytorch_lightning.utilities import rank_zero_only
 
 from lobert.errors import LobertError
 
@@ -61,8 +60,12 @@ def write_atomic(path: Path, text: str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file beside `path`; other processes wait here."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(path.name + ".lock")):
+    with FileLock(lock_path(path)):
         yield
+
+
+def lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,9 @@ def make_folder(
 ) -> None:
     """Make the folder `path` once, whole, across processes, unless it is there.
 
-    `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Where it raises, that partial
-    folder stays for a later resume, and there is no artefact. In a distributed run process zero builds and the others wait;
-    with `together` all of them call `build`, because it trains.
+    `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Where it raises, that
+    partial folder stays for a later resume, and there is no artefact. In a distributed run process zero builds and the
+    others wait; with `together` all of them call `build`, because it trains.
     """
     partial = path.with_name(path.name + ".partial")
     if path.exists():
@@ -118,10 +121,13 @@ def make_folder(
         build(partial)
         write_atomic(partial / RECIPE_FILE, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
         os.replace(partial, path)
+    lock_path(path).unlink(missing_ok=True)  # whoever still waits for it will find the artefact
 
 
 def process_rank() -> int:
     """Rank of this process in a distributed run, 0 in any other; from the environment the launcher has set."""
+    from pytorch_lightning.utilities import rank_zero_only  # late: reading artefacts needs neither Lightning nor torch
+
     return getattr(rank_zero_only, "rank", None) or 0
 
 

@@ -40,7 +40,9 @@ def load(folder: str | Path) -> PreTrainedModel:
     plan = settings.get("lobert")
     if plan is not None:
         if plan.get("version") != 1:
-            raise LobertError(f"{folder}/config.json holds a plan of version {plan.get('version')}; this LoBERT reads version 1")
+            raise LobertError(
+                f"{folder}/config.json holds a plan of version {plan.get('version')}; this LoBERT reads version 1"
+            )
         install_skeleton(model, [GroupPlan.from_dict(group) for group in plan["groups"]])
     load_strictly(model, folder / WEIGHTS)
     return model.eval()
@@ -85,7 +87,9 @@ def load_strictly(model: nn.Module, path: Path) -> None:
         raise LobertError(f"{path} holds '{name}', which the model does not have")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise LobertError(f"'{name}' in {path} is {list(tensor.shape)}, but the model's is {list(wanted[name].shape)}")
+            raise LobertError(
+                f"'{name}' in {path} is {list(tensor.shape)}, but the model's is {list(wanted[name].shape)}"
+            )
     model.load_state_dict(tensors, strict=False)
 
 
@@ -97,8 +101,8 @@ def tied_names(model: nn.Module) -> list[set[str]]:
     return [names for names in by_storage.values() if len(names) > 1]
 
 
-def merge(model: nn.Module) -> nn.Module:
-    """A copy of a compressed model with plain nn.Linear layers in place of the factored ones: same function, dense size."""
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a compressed model with an nn.Linear in place of each factored layer: same function, dense size."""
     model = copy.deepcopy(model)
     if not hasattr(model, BANK):
         return model

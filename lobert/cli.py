@@ -133,8 +133,12 @@ def _malformed(override: str) -> str:
 
 def _missing_option(error: MissingConfigException, conf_dir: Path) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    options = error.options or sorted(path.stem for path in (conf_dir / group).glob("*.yaml"))
+    options = error.options or _options(conf_dir / group)
     return f"no {group or 'configuration'} '{name}': {suggest(name, options)}"
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _composition(error: HydraException, conf_dir: Path) -> str:
@@ -155,10 +159,13 @@ def _unknown_setting(key: str, level: DictConfig, conf_dir: Path) -> str:
     if not section:
         names |= {path.name for path in conf_dir.iterdir() if any(path.glob("*.yaml"))}
     if not names:
-        return f"no setting '{key}': there is nothing to set inside '{section}'"
+        group = section.partition(".")[0]
+        options = _options(conf_dir / group)
+        hint = f"; another {group} may have it: {', '.join(options)}" if options else ""
+        return f"no setting '{key}': there is nothing to set inside '{section}'{hint}"
     prefix = f"{section}." if section else ""
     deeper = [path for path in _paths(OmegaConf.to_container(level)) if path.endswith(f".{leaf}")]
-    near = [min(deeper, key=len)] if deeper else get_close_matches(leaf, names, n=1, cutoff=0.5)
+    near = [min(deeper, key=len)] if deeper else get_close_matches(leaf, names, n=1, cutoff=0.6)
     hint = f"did you mean '{prefix}{near[0]}'? " if near else ""
     return f"no setting '{key}': {hint}Choices: {', '.join(prefix + name for name in sorted(names))}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, relative_error
@@ -53,7 +54,7 @@ class CompressionReport:
         return sum(group.parameters for group in self.groups) / dense if dense else 1.0
 
 
-def compress_model(model: nn.Module, plans: Sequence[GroupPlan], track: Track = iter) -> CompressionReport:
+def compress_model(model: PreTrainedModel, plans: Sequence[GroupPlan], track: Track = iter) -> CompressionReport:
     """Factorize the planned groups of `model` in place, by the smallest error in the weights.
 
     Biases and everything outside the plan stay as they are. Raises LobertError for weights that are not finite.
@@ -71,18 +72,20 @@ def compress_model(model: nn.Module, plans: Sequence[GroupPlan], track: Track = 
     return CompressionReport(reports)
 
 
-def stack_weights(model: nn.Module, plan: GroupPlan) -> Tensor:
+def stack_weights(model: PreTrainedModel, plan: GroupPlan) -> Tensor:
     """The tensor `[*stack, out, in]` of a group, from the weights of its modules."""
     tensor = torch.empty(plan.shape)
     for path, index in plan.slices:
         weight = linear_at(model, path).weight.detach()
         if not torch.isfinite(weight).all():
-            raise LobertError(f"'{path}.weight' holds values that are not finite: the teacher is broken, train it again")
+            raise LobertError(
+                f"'{path}.weight' holds values that are not finite: the teacher is broken, train it again"
+            )
         tensor[index] = weight
     return tensor
 
 
-def install_skeleton(model: nn.Module, plans: Sequence[GroupPlan]) -> nn.ModuleDict:
+def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.ModuleDict:
     """Put empty groups and their layers into the model, in place; the plan goes into its config. Returns the bank."""
     if hasattr(model, BANK):
         raise LobertError("the model is compressed already: start from a dense one, or lobert.merge it first")

@@ -1,4 +1,4 @@
-"""Encoders: from a name, a folder, an installed package or a recipe to a local Hugging Face folder, and to a classifier."""
+"""Encoders: from a name, a folder, an installed package or sizes to a local model folder, and to a classifier."""
 
 import importlib.util
 import logging
@@ -56,7 +56,9 @@ class EncoderSource:
             return package_folder(self.package)
         if self.config is not None:
             return random_encoder(dict(self.config), self.name, store)
-        raise LobertError(f"encoder {self.name} says nothing of where it comes from: give encoder.path=FOLDER or a hub name")
+        raise LobertError(
+            f"encoder {self.name} says nothing of where it comes from: give encoder.path=FOLDER or a hub name"
+        )
 
 
 def local_or_hub(path: str) -> Path:
@@ -73,7 +75,7 @@ def local_or_hub(path: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
-            f"the encoder '{path}' is neither a folder here nor to be had from the Hugging Face hub ({type(error).__name__}): "
+            f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
             "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
         ) from None
 
@@ -84,7 +86,9 @@ def package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         name = module.replace("_", "-")
-        raise LobertError(f"this encoder lies in the Python package '{name}', which is not installed: type pip install {name}")
+        raise LobertError(
+            f"this encoder lies in the Python package '{name}', which is not installed: type pip install {name}"
+        )
     return Path(spec.origin).parent / inside
 
 
@@ -104,7 +108,7 @@ def random_encoder(config: dict[str, Any], name: str, store: Store) -> Path:
 def tiny_vocabulary() -> list[str]:
     """Special tokens, every printable character at the start of and inside a word, and the commonest words."""
     letters = [*string.ascii_lowercase, *string.digits]
-    words = "the a an of to in and is was were by for on with that it he she his her at from as be this not".split()
+    words = ["the", "a", "an", "of", "to", "in", "and", "is", "was", "were", "by", "for", "on", "with", "that", "it"]
     endings = ["##s", "##ed", "##ing", "##er", "##ly", "##tion", "##ent", "##al"]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *string.punctuation]
     return list(dict.fromkeys([*tokens, *("##" + letter for letter in letters), *words, *endings]))
@@ -128,9 +132,7 @@ def model_key(folder: Path) -> str:
     return hash_files(folder, ("config.json", "*.safetensors"))
 
 
-def build_classifier(
-    folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None
-) -> PreTrainedModel:
+def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None) -> PreTrainedModel:
     """A sequence classifier on the encoder in `folder`; `labels` empty means regression.
 
     A head that the folder does not hold is drawn from `seed`.
@@ -139,7 +141,11 @@ def build_classifier(
     if labels:
         settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if dropout is not None:
-        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "classifier_dropout": dropout}
+        settings |= {
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": dropout,
+            "classifier_dropout": dropout,
+        }
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)

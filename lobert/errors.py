@@ -18,6 +18,7 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     "did you mean 'falcon'? Choices: falcon, svd"
     """
     names = sorted(set(choices))
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean '{folded[near[0]]}'? " if near else ""
     return f"{hint}Choices: {', '.join(names)}"

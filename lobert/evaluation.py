@@ -12,7 +12,7 @@ from lobert.progress import track
 
 
 def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The task's metrics as fractions, from logits `[n, C]` (classes) or `[n, 1]` (scores); names carry the split's suffix."""
+    """The task's metrics, from logits `[n, C]` (classes) or `[n, 1]` (scores); names carry the split's suffix."""
     predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
     metrics = compute_metrics(task.metrics, predictions, labels)
     return {name + task.eval[split]: value for name, value in metrics.items()}
@@ -20,7 +20,7 @@ def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dic
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.ndarray:
-    """Logits `[n, C]` in the order of the examples, whatever the order of the batches. Leaves the model in evaluation mode."""
+    """Logits `[n, C]` in the order of the examples, whatever that of the batches. Puts the model in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
     rows, logits = [], []

@@ -1,5 +1,6 @@
-"""Fine-tuning, the part that teacher and student share: optimizer, schedule, exact resume, dev scores after each epoch."""
+"""Fine-tuning, the part that teacher and student share: optimizer, schedule, exact resume, dev scores."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,13 @@ class FineTuner(pl.LightningModule):
         self._dev_outputs: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
 
     def loss_terms(self, batch: Batch) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each term of the loss, by the name it is logged under; values are means over the batch."""
+        """Weight and value (a mean over the batch) of each term of the loss, by its name in the log."""
         raise NotImplementedError
 
     # ---- training ----
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout is a function of (seed, epoch, batch, process), so a resumed run draws what an uninterrupted one does."""
+        """Dropout is a function of (seed, epoch, batch, process): a resumed run draws the same as a whole one."""
         key = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
@@ -64,12 +65,15 @@ class FineTuner(pl.LightningModule):
         share = self._share_of_batch(batch, batch_idx)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum() * share
         if not torch.isfinite(loss):
+            rate = self.training_settings.learning_rate
             raise LobertError(
-                f"the loss is {loss.item()} at step {self.global_step}: the learning rate ({self.training_settings.learning_rate:g}) "
-                "is probably too high, or the weight of a distillation term is"
+                f"the loss is {loss.item()} at step {self.global_step}: the learning rate, {rate:g}, is probably too "
+                "high, or the weight of a distillation term is"
             )
         values = {f"train/{name}": value.detach() * share for name, (_, value) in terms.items()}
-        self.log_dict({**values, "train/loss": loss.detach()}, sync_dist=self._processes > 1, batch_size=len(batch["index"]))
+        self.log_dict(
+            {**values, "train/loss": loss.detach()}, sync_dist=self._processes > 1, batch_size=len(batch["index"])
+        )
         return loss
 
     def _share_of_batch(self, batch: Batch, batch_idx: int) -> float:
@@ -83,15 +87,26 @@ class FineTuner(pl.LightningModule):
     def _processes(self) -> int:
         return self.trainer.world_size
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW without decay on biases and norms; linear warm-up, then linear decay to zero."""
         settings = self.training_settings
         groups = decay_groups(self.model, settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
+        fused = self.trainer.precision != "16-mixed"  # its gradient scaler needs to see the gradients first
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        total = self._optimizer_steps()
         warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_decay(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer_steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Lightning's own estimate would set up the loader before a checkpoint is read, and a resumed run would then
+        start its epoch over.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        settings = self.training_settings
+        return math.ceil(len(data.train_dataloader()) / settings.accumulate) * settings.epochs
 
     # ---- dev scores ----
 
@@ -102,7 +117,8 @@ class FineTuner(pl.LightningModule):
         inputs = model_inputs(batch)
         logits = self.model(**inputs).logits
         split = self.task.eval_splits[dataloader_idx]
-        self._dev_outputs[split].append(tuple(t.float().cpu().numpy() for t in (batch["index"], logits, batch["labels"])))  # type: ignore[arg-type]
+        index, scores, labels = (t.cpu().numpy() for t in (batch["index"], logits.float(), batch["labels"]))
+        self._dev_outputs[split].append((index, scores, labels))
 
     def on_validation_epoch_end(self) -> None:
         for split, outputs in self._dev_outputs.items():

@@ -69,8 +69,7 @@ class Job:
 
 def read_job(cfg: DictConfig) -> Job:
     """Check the configuration and read it into types. Raises LobertError for the first value that will not do."""
-    settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_choices(settings)
     teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
     task = {name: value for name, value in settings["task"].items() if name != "kd"}

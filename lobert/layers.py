@@ -1,7 +1,7 @@
 """The compressed layers: a FactorGroup owns the factors of one tensor, a FactoredLinear is one slice of it.
 
-The groups live in one bank at the top of the model and the layers hold unregistered references to them, so each factor has one
-key in the state_dict and copying, moving and loading the model keep the sharing.
+The groups live in one bank at the top of the model and the layers hold unregistered references to them, so each factor
+has one key in the state_dict and copying, moving and loading the model keep the sharing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class FactorGroup(nn.Module):
         self.terms = self.equation.split("->")[0].split(",")
         sliced = ["".join(c for c in term if c not in stack) for term in self.terms]
         self.sliced_terms = tuple(sliced)
-        self.sizes = {c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)}
+        self.sizes = {
+            c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
+        }
 
     def set_factors(self, factors: Sequence[Tensor]) -> None:
         """Take over the values of freshly computed factors, cast to the parameters' dtype."""
@@ -86,7 +88,7 @@ class FactorGroup(nn.Module):
         return forming + dense < self.contract_path(tokens).multiply_adds
 
     def macs_per_token(self) -> int:
-        """Multiply-adds of one slice per token in evaluation, for a batch large enough to forget what does not grow with it."""
+        """Multiply-adds of one slice per token in evaluation, in a large batch."""
         tokens = 1 << 20
         if self.merges(tokens, training=False):
             return self.sizes["o"] * self.sizes["i"]

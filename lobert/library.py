@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from lobert.compression import CompressionReport, compress_model
 from lobert.factorizations import RankSetting
@@ -12,7 +12,7 @@ from lobert.points import named_parts
 
 
 def compress(
-    model: nn.Module,
+    model: PreTrainedModel,
     decomp: str | Sequence[str],
     *,
     keep: float | None = None,

@@ -19,7 +19,7 @@ WANDB_MODES = ("online", "offline", "disabled")
 
 
 class CurveFile(Logger):
-    """Appends `step,epoch,name,value` rows to `metrics.csv`; a resumed run drops the rows it is about to write again."""
+    """Appends `step,epoch,name,value` rows to `metrics.csv`; a resumed run drops the rows it will write again."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class CurveFile(Logger):
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def _keep_rows_before(self, step: int) -> None:
-        """Start the file anew with its rows of earlier steps: an interrupted run may have logged beyond its checkpoint."""
+        """Keep only rows of earlier steps: an interrupted run may have logged beyond its checkpoint."""
         self._started = True
         rows = read_curves(self.path) if self.path.exists() else []
         text = io.StringIO()
@@ -81,13 +81,17 @@ class WandbSettings:
 
 
 class WandbRun:
-    """The one W&B run of a job: curves of teacher and student, and the record as its summary. Only process zero has it."""
+    """The one W&B run of a job: curves of teacher and student, the record as its summary. Only process zero has it."""
 
-    def __init__(self, settings: WandbSettings, name: str, folder: Path, config: Mapping[str, Any], metrics: list[str]) -> None:
+    def __init__(
+        self, settings: WandbSettings, name: str, folder: Path, config: Mapping[str, Any], metrics: list[str]
+    ) -> None:
         try:
             import wandb
         except ImportError:
-            raise LobertError("logger=wandb needs the package wandb: type pip install 'lobert[wandb]', or logger=csv") from None
+            raise LobertError(
+                "logger=wandb needs the package wandb: type pip install 'lobert[wandb]', or logger=csv"
+            ) from None
         folder.mkdir(parents=True, exist_ok=True)
         self.summary: dict[str, Any] = {}
         self.run = wandb.init(

@@ -21,6 +21,7 @@ from lobert.encoder import model_key
 from lobert.evaluation import evaluate
 from lobert.job import Job, read_job
 from lobert.loggers import WandbRun
+from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
 from lobert.roles import encoder_layers
@@ -59,6 +60,7 @@ class Clock:
 
 def run(cfg: DictConfig) -> float | None:
     """Run the stages up to `cfg.stage` and return the main metric of what was made, as a fraction."""
+    hush_libraries()
     job, clock = read_job(cfg), Clock()
     with clock.stage("data"):
         work = prepare(job)
@@ -145,7 +147,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
 
 
 def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:
-    """Parameters and multiply-adds of both, and the shares that stay; the encoder is the stack of transformer layers."""
+    """Parameters and multiply-adds of both, and the shares that stay; the encoder is the transformer layers."""
     counts = {"": parameters(student), "teacher_": parameters(teacher)}
     encoder = {"": encoder_parameters(student), "teacher_": encoder_parameters(teacher)}
     return {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, RankSetting, Shape, factorization
@@ -37,7 +37,9 @@ class Part:
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.rank is not None:
-            raise LobertError(f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them")
+            raise LobertError(
+                f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them"
+            )
         if self.keep is not None and not 0 < self.keep <= 1:
             raise LobertError(f"keep={self.keep} is impossible: it is the share that stays, above 0 and at most 1")
         for axis in self.stack:
@@ -85,7 +87,7 @@ class GroupPlan:
             raise LobertError(f"the compression plan is damaged: {type(error).__name__} {error}") from None
 
 
-def make_plan(model: nn.Module, parts: Sequence[Part], evaluation: Evaluation = "auto") -> list[GroupPlan]:
+def make_plan(model: PreTrainedModel, parts: Sequence[Part], evaluation: Evaluation = "auto") -> list[GroupPlan]:
     """The groups that `parts` make of this model's weights. Looks at shapes only; changes nothing.
 
     Raises LobertError where a part names unknown roles, ranks that are impossible, or weights another part has taken.
@@ -102,7 +104,7 @@ def make_plan(model: nn.Module, parts: Sequence[Part], evaluation: Evaluation = 
     return plans
 
 
-def plan_part(model: nn.Module, part: Part, evaluation: Evaluation) -> list[GroupPlan]:
+def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation) -> list[GroupPlan]:
     """All groups of one part."""
     method, letters = factorization(part.factorization), part.letters
     method.equation(letters)  # refuses a stack it cannot factorize
@@ -115,7 +117,7 @@ def plan_part(model: nn.Module, part: Part, evaluation: Evaluation) -> list[Grou
     return plans
 
 
-def group_slices(model: nn.Module, part: Part) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
+def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
     """Name and slices of every group: one per role and layer, less the axes that are stacked."""
     places = find_weights(model, list(part.roles))
     layers = sorted({layer for _, layer in places})
@@ -135,17 +137,19 @@ def group_slices(model: nn.Module, part: Part) -> list[tuple[str, list[tuple[str
     return groups
 
 
-def stacked_shape(model: nn.Module, part: str, slices: list[tuple[str, tuple[int, ...]]]) -> Shape:
+def stacked_shape(model: PreTrainedModel, part: str, slices: list[tuple[str, tuple[int, ...]]]) -> Shape:
     """Shape of the tensor that the slices' weights form; LobertError where they differ."""
     shapes = {tuple(linear_at(model, path).weight.shape) for path, _ in slices}
     if len(shapes) > 1:
-        raise LobertError(f"{part}: weights of shapes {sorted(shapes)} do not stack into one tensor: do not stack these roles")
+        raise LobertError(
+            f"{part}: weights of shapes {sorted(shapes)} do not stack into one tensor: do not stack these roles"
+        )
     depth = [max(index[axis] for _, index in slices) + 1 for axis in range(len(slices[0][1]))]
     return (*depth, *shapes.pop())
 
 
 def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
-    """The rank of one group. A rank is written for the part's first group; a transposed group swaps its last two entries."""
+    """The rank of one group: written for the part's first group, its last two entries swapped for a transposed one."""
     method = factorization(part.factorization)
     setting = part.default_rank if part.rank is None else part.rank
     if transposed and not isinstance(setting, int | str) and len(setting) == len(shape):

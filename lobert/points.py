@@ -53,8 +53,7 @@ def named_parts(names: str | Sequence[str], keep: float | None = None, rank: Ran
             settings = hydra.compose("config", [f"decomp=[{','.join(chosen)}]"])
     except HydraException as error:
         raise LobertError(f"decomp {' and '.join(chosen)} do not go together: {' '.join(str(error).split())}") from None
-    decomp = OmegaConf.to_container(settings.decomp, resolve=True)
-    assert isinstance(decomp, dict)
+    decomp: Any = OmegaConf.to_container(settings.decomp, resolve=True)
     return parts_from_settings({**decomp, "keep": keep, "rank": rank})
 
 

@@ -1,11 +1,17 @@
 """Progress bars on a terminal, silence elsewhere."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import datasets
+import transformers
 from rich.console import Console
 from rich.progress import track as rich_track
+
+from lobert.artefacts import process_rank
 
 Item = TypeVar("Item")
 
@@ -21,3 +27,17 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         yield from items
         return
     yield from rich_track(items, description, total=total, console=Console(stderr=True), transient=True)
+
+
+def hush_libraries() -> None:
+    """Leave the talking to LoBERT: the libraries' hints, load reports and inner bars say nothing a user can act on."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not interactive():
+        datasets.disable_progress_bars()
+    for name in ("pytorch_lightning", "lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    if process_rank() > 0:
+        logging.getLogger("lobert").setLevel(logging.WARNING)  # process zero has said it

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from lobert.errors import LobertError, suggest
 
@@ -36,29 +37,31 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture_of(model: nn.Module) -> Architecture:
+def architecture_of(model: PreTrainedModel) -> Architecture:
     """The row of a transformers model; LobertError where its `model_type` has none."""
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if model_type not in ARCHITECTURES:
-        raise LobertError(f"no roles are known for a model of type '{model_type}': {suggest(model_type, ARCHITECTURES)}")
+        raise LobertError(
+            f"no roles are known for a model of type '{model_type}': {suggest(model_type, ARCHITECTURES)}"
+        )
     return ARCHITECTURES[model_type]
 
 
-def layers_path(model: nn.Module) -> str:
-    """Path of the list of layers, from the model itself: "bert.encoder.layer", or "encoder.layer" for a bare encoder."""
+def layers_path(model: PreTrainedModel) -> str:
+    """Path of the list of layers from the model: "bert.encoder.layer", or "encoder.layer" for a bare encoder."""
     prefix = getattr(model, "base_model_prefix", "")
     prefix = f"{prefix}." if prefix and hasattr(model, prefix) else ""
     return prefix + architecture_of(model).layers
 
 
-def encoder_layers(model: nn.Module) -> nn.ModuleList:
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The list of transformer layers (without embeddings, pooler and head)."""
     layers = model.get_submodule(layers_path(model))
     assert isinstance(layers, nn.ModuleList)
     return layers
 
 
-def find_weights(model: nn.Module, roles: list[str]) -> dict[Place, str]:
+def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
     """Path of the linear of every (role, layer), roles in the order given.
 
     Raises LobertError for an unknown role, a missing module, or one that is not an nn.Linear (already compressed, say).
@@ -74,7 +77,7 @@ def find_weights(model: nn.Module, roles: list[str]) -> dict[Place, str]:
     return places
 
 
-def linear_at(model: nn.Module, path: str) -> nn.Linear:
+def linear_at(model: PreTrainedModel, path: str) -> nn.Linear:
     """The nn.Linear at `path`; LobertError where there is something else or nothing."""
     try:
         module = model.get_submodule(path)
@@ -85,16 +88,18 @@ def linear_at(model: nn.Module, path: str) -> nn.Linear:
     return module
 
 
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: PreTrainedModel, path: str, module: nn.Module) -> None:
     """Put `module` where `path` points."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
-def keep_first_layers(model: nn.Module, count: int) -> None:
+def keep_first_layers(model: PreTrainedModel, count: int) -> None:
     """Drop all but the first `count` layers, in place (the start of a PKD student)."""
     layers = encoder_layers(model)
     if not 1 <= count <= len(layers):
-        raise LobertError(f"student.layers={count} is impossible: the encoder has {len(layers)} layers, so type 1 to {len(layers)}")
+        raise LobertError(
+            f"student.layers={count} is impossible: the encoder has {len(layers)} layers, so type 1 to {len(layers)}"
+        )
     replace_module(model, layers_path(model), layers[:count])
     model.config.num_hidden_layers = count

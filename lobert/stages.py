@@ -1,4 +1,4 @@
-"""The stages of a run, each an artefact that is found by what it was made from, or made: data, teacher, knowledge, student."""
+"""The stages of a run: teacher, knowledge, student, each an artefact found by what it was made from, or made."""
 
 import json
 import logging
@@ -55,7 +55,12 @@ class Workspace:
     def trained_with(self, training: Training) -> Recipe:
         """What any training depends on beside its start."""
         precision = self.job.machine.resolved_precision
-        return {"data": self.data_key, "metric": self.job.task.main_metric, "training": asdict(training), "precision": precision}
+        return {
+            "data": self.data_key,
+            "metric": self.job.task.main_metric,
+            "training": asdict(training),
+            "precision": precision,
+        }
 
 
 def prepare(job: Job) -> Workspace:
@@ -68,7 +73,15 @@ def prepare(job: Job) -> Workspace:
     if pad is None:
         raise LobertError(f"the tokenizer of encoder {job.encoder.name} has no padding token: it cannot make batches")
     # The training batches of a data module follow the seed of whoever trains; see `batches_for`.
-    data = TextDataModule(splits, job.task.eval_splits, pad, job.student.batch_size, job.eval_batch_size, job.seed, job.machine.num_workers)
+    data = TextDataModule(
+        splits,
+        job.task.eval_splits,
+        pad,
+        job.student.batch_size,
+        job.eval_batch_size,
+        job.seed,
+        job.machine.num_workers,
+    )
     return Workspace(job, folder, tokenizer, data)
 
 
@@ -76,7 +89,13 @@ def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModul
     """The data with one training's batch size and order."""
     job, data = work.job, work.data
     return TextDataModule(
-        data.splits, data.eval_splits, data.pad_token_id, training.batch_size, data.eval_batch_size, seed, job.machine.num_workers
+        data.splits,
+        data.eval_splits,
+        data.pad_token_id,
+        training.batch_size,
+        data.eval_batch_size,
+        seed,
+        job.machine.num_workers,
     )
 
 
@@ -137,7 +156,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LobertError(f"{path} cannot be read ({error}): delete the folder {folder} and run again to make it anew") from None
+        raise LobertError(
+            f"{path} cannot be read ({error}): delete the folder {folder} and run again to make it anew"
+        ) from None
     assert isinstance(facts, dict)
     return facts
 
@@ -161,11 +182,18 @@ def compute_knowledge(work: Workspace, teacher: Path, folder: Path) -> None:
     sizes = {split: len(work.data.splits[split]) for split in splits}
     layers, hidden = len(encoder_layers(model)), model.config.hidden_size
     size = knowledge_bytes(sum(sizes.values()), layers, hidden, work.job.task.num_outputs)
-    log.info("knowledge: logits and [CLS] vectors of %d layers for %d examples, %s", layers, sum(sizes.values()), readable(size))
+    log.info(
+        "knowledge: logits and [CLS] vectors of %d layers for %d examples, %s",
+        layers,
+        sum(sizes.values()),
+        readable(size),
+    )
     model.to(work.job.machine.device)
     for split in splits:
         batches = every_example(work.data, split)
-        write_knowledge(model, track(batches, f"teacher's outputs on {split}", len(batches)), sizes[split], folder, split)
+        write_knowledge(
+            model, track(batches, f"teacher's outputs on {split}", len(batches)), sizes[split], folder, split
+        )
 
 
 def readable(size: int) -> str:
@@ -211,7 +239,7 @@ def run_folder(work: Workspace, compressed: Compressed) -> Path:
 
 
 def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
-    """The dense model the student starts from: the teacher, or the pretrained encoder with a new head; its first layers."""
+    """The dense model a student starts from: the teacher or the pretrained encoder; all or its first layers."""
     job = work.job
     if job.init == "teacher":
         model = load(teacher)
@@ -253,7 +281,8 @@ def train_student(
 def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:
     """One line about a student before training."""
     score = 100 * zero_shot[job.task.main_metric]
-    return f"{report.keep:.1%} of the compressed weights stay, error {report.error:.4f}, {job.task.main_metric} {score:.1f} before training"
+    kept = f"{report.keep:.1%} of the compressed weights stay, error {report.error:.4f}"
+    return f"{kept}, {job.task.main_metric} {score:.1f} before training"
 
 
 def teacher_outputs(work: Workspace, teacher: Path) -> TeacherOutputs | None:

@@ -1,7 +1,6 @@
 """One Lightning fit: machine, checkpoints, curves, resume, and the best epoch's weights at the end."""
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from lobert.progress import interactive
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
+LOG_EVERY, POINTS_PER_EPOCH = 50, 20  # curves have a point every 50 steps, and at least about 20 an epoch
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which precision to train, in Lightning's words; `precision` None is 32-true on CPU, bf16-mixed elsewhere."""
+    """Where to train, in Lightning's words; `precision` None is 32-true on CPU and bf16-mixed elsewhere."""
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -53,8 +53,10 @@ class EpochLines(Callback):
         log.info("  epoch %d/%d: loss %.4f, dev %s", trainer.current_epoch + 1, trainer.max_epochs, loss, text)
 
 
-def fit(module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()) -> None:
-    """Train `module` in `folder`, from the last checkpoint there if there is one; leaves the best epoch's weights in it.
+def fit(
+    module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()
+) -> None:
+    """Train `module` in `folder`, from the last checkpoint if one is there; leaves the best epoch's weights in it.
 
     Epochs are ranked by the task's main dev metric. Raises LobertError for a machine that is not there.
     """
@@ -66,7 +68,10 @@ def fit(module: FineTuner, data: TextDataModule, machine: Machine, folder: Path,
     )  # fmt: skip
     every_epoch = ModelCheckpoint(checkpoints, "last", save_top_k=1, enable_version_counter=False)
     callbacks = [best, every_epoch, OnExceptionCheckpoint(checkpoints, "last"), EpochLines()]
-    trainer = make_trainer(module, machine, [*callbacks, *([RichProgressBar()] if interactive() else [])], [CurveFile(folder), *loggers])
+    bars = [RichProgressBar()] if interactive() else []
+    steps = len(data.splits["train"]) // data.batch_size
+    log_every = min(max(1, steps // POINTS_PER_EPOCH), LOG_EVERY)
+    trainer = make_trainer(module, machine, [*callbacks, *bars], [CurveFile(folder), *loggers], log_every)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -74,10 +79,11 @@ def fit(module: FineTuner, data: TextDataModule, machine: Machine, folder: Path,
     module.load_state_dict(state)
 
 
-def make_trainer(module: FineTuner, machine: Machine, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
+def make_trainer(
+    module: FineTuner, machine: Machine, callbacks: list[Callback], loggers: list[Logger], log_every: int
+) -> pl.Trainer:
     """The Trainer of one fit."""
     settings = module.training_settings
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     try:
         return pl.Trainer(
             accelerator=machine.accelerator,
@@ -90,7 +96,7 @@ def make_trainer(module: FineTuner, machine: Machine, callbacks: list[Callback],
             gradient_clip_val=settings.gradient_clip or None,
             callbacks=callbacks,
             logger=loggers,
-            log_every_n_steps=10,
+            log_every_n_steps=log_every,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
@@ -100,4 +106,6 @@ def make_trainer(module: FineTuner, machine: Machine, callbacks: list[Callback],
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         sentence = " ".join(str(error).split())
-        raise LobertError(f"this machine cannot run trainer.accelerator={machine.accelerator}, devices={machine.devices}: {sentence}") from None
+        raise LobertError(
+            f"this machine cannot run trainer.accelerator={machine.accelerator}, devices={machine.devices}: {sentence}"
+        ) from None

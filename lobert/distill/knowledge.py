@@ -40,7 +40,7 @@ def forward(model: nn.Module, batch: Batch) -> Outputs:
 
 
 class LiveTeacher:
-    """Runs the teacher on each batch. It holds the model outside the module tree: no checkpoint and no optimizer sees it."""
+    """Runs the teacher on each batch. Not a module itself, so no checkpoint and no optimizer sees the teacher."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -63,7 +63,9 @@ class StoredKnowledge:
     def __call__(self, batch: Batch) -> Outputs:
         rows = batch["index"].cpu().numpy()
         device = batch["input_ids"].device
-        logits, cls = (torch.from_numpy(np.asarray(array[rows], np.float32)).to(device) for array in (self.logits, self.cls))
+        logits, cls = (
+            torch.from_numpy(np.asarray(array[rows], np.float32)).to(device) for array in (self.logits, self.cls)
+        )
         return Outputs(logits, cls)
 
 
@@ -85,7 +87,9 @@ def write_knowledge(model: nn.Module, batches: Iterable[Batch], count: int, fold
         rows = batch["index"].numpy()
         for name, values in (("logits", outputs.logits), ("cls", outputs.cls)):
             if not torch.isfinite(values).all():
-                raise LobertError("the teacher's outputs are not finite: train another teacher (teacher.learning_rate=... lower)")
+                raise LobertError(
+                    "the teacher's outputs are not finite: train another teacher (teacher.learning_rate=... lower)"
+                )
             if name not in arrays:
                 arrays[name] = new_array(folder / f"{split}.{name}.npy", (count, *values.shape[1:]))
             arrays[name][rows] = values.float().cpu().numpy().astype(np.float16)
@@ -100,4 +104,3 @@ def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
 def knowledge_bytes(examples: int, layers: int, hidden: int, outputs: int) -> int:
     """Size on disk of the knowledge of so many examples."""
     return 2 * examples * (outputs + (layers + 1) * hidden)
-

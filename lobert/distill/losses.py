@@ -1,6 +1,7 @@
 """Distillation losses, as pure functions of tensors; every one is a mean over the batch.
 
-Shapes: B examples, C classes (or 1 score), L layers, d hidden size. `matching` pairs student layers with teacher layers.
+Shapes: B examples, C classes (or 1 score), L layers, d hidden size. `matching` pairs student layers with teacher
+layers.
 Sources: Hinton et al. 2015 (soft targets), Sun et al. 2019 (patient knowledge distillation, PKD).
 """
 

@@ -1,7 +1,7 @@
 """The contract of a factorization, and everything that follows from its einsum equation.
 
-A group of weights is one tensor `[*stack, out, in]`. Its modes have letters: `s` projection (role), `l` layer, `o` out, `i` in;
-every other letter of an equation is a rank.
+A group of weights is one tensor `[*stack, out, in]`. Its modes have letters: `s` projection (role), `l` layer, `o`
+out, `i` in; every other letter of an equation is a rank.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODES = "sloi"
 
 
 class Factorization(ABC):
-    """T ~ einsum(equation, factors). A method defines the four parts below; the rest of this file is derived from them."""
+    """T ~ einsum(equation, factors). A method defines the parts below; the rest of this file follows from them."""
 
     name: ClassVar[str]
 
@@ -45,7 +45,7 @@ class Factorization(ABC):
 
     @abstractmethod
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        """Factors, in the order of the equation, with a small `||T - einsum(factors)||`; `tensor` is float64 and finite."""
+        """Factors, in the order of the equation, with small `||T - einsum(factors)||`; `tensor` is float64, finite."""
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         """The rank at position `size` (1, 2, ... up to `max(full_rank)`) of this method's one dial, small to large."""
@@ -64,7 +64,7 @@ class Factorization(ABC):
         return sum(math.prod(factor) for factor in self.factor_shapes(stack, shape, rank))
 
     def resolve_rank(self, shape: Shape, setting: RankSetting) -> Rank:
-        """A rank as integers from how it is written: `64`, `[2, 8, 576, 576]`, `full`, or shares `[2/3, 1/2]` of the full rank.
+        """A rank as integers, from how it is written: `64`, `[2, 8, 576, 576]`, `full`, or shares of it, `[2/3, 1/2]`.
 
         Raises LobertError where it has the wrong number of entries, is below 1 or above the full rank.
         """

@@ -1,7 +1,7 @@
 """Cheapest pairwise order of an einsum, found by exhaustive search over its few operands and remembered.
 
-Terms and outputs are einsum strings; the letter `n` counts tokens, so a path that runs an input through the factors and a path
-that merges the factors first are points of the same search.
+Terms and outputs are einsum strings; the letter `n` counts tokens, so a path that runs an input through the factors
+and a path that merges the factors first are points of the same search.
 """
 
 import math
@@ -36,13 +36,17 @@ def dense_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> Path:
     """Cheapest order for a whole equation whose operands have these shapes."""
     inputs, output = equation.split("->")
     terms = tuple(inputs.split(","))
-    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape, strict=True)}
+    sizes = {
+        letter: size
+        for term, shape in zip(terms, shapes, strict=True)
+        for letter, size in zip(term, shape, strict=True)
+    }
     return cheapest_path(terms, output, tuple(sorted(sizes.items())))
 
 
 @lru_cache(maxsize=4096)
 def cheapest_path(terms: tuple[str, ...], output: str, sizes: Sizes, may_merge: bool = True) -> Path:
-    """Order with the fewest multiply-adds; without `may_merge`, no step may form an `[o, i]` matrix out of factors alone."""
+    """The order with the fewest multiply-adds; without `may_merge`, no step forms `[o, i]` from factors alone."""
     if len(terms) == 1:
         return Path((), 0)
     candidates = [

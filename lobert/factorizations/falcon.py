@@ -12,16 +12,18 @@ from lobert.factorizations.numerics import truncated_svd
 class Falcon(Factorization):
     """`T[j, m, ...] ~ sum_r A[r, j, m] B[r, m, ...]`: A spans the first two modes, B all but the first.
 
-    For each index of the second mode this is a truncated SVD of the matrix `[first mode, all others]`, so the optimum is a
-    closed form: error² = dropped σ². Only the order of the modes says what is shared: `[3, d, d]` gives `rso,roi->soi`,
-    `[L, d, d]` gives `rlo,roi->loi`, `[3, L, d, d]` gives `rsl,rloi->sloi`.
+    For each index of the second mode this is a truncated SVD of the matrix `[first mode, all others]`, so the optimum
+    is a closed form: error² = dropped σ². Only the order of the modes says what is shared: `[3, d, d]` gives
+    `rso,roi->soi`, `[L, d, d]` gives `rlo,roi->loi`, `[3, L, d, d]` gives `rsl,rloi->sloi`.
     """
 
     name = "falcon"
 
     def equation(self, stack: str) -> str:
         if not stack:
-            raise LobertError("falcon shares weights within a stack, and a single matrix has none: stack roles or layers")
+            raise LobertError(
+                "falcon shares weights within a stack, and a single matrix has none: stack roles or layers"
+            )
         modes = [letter for letter in MODES if letter in stack + "oi"]
         return f"r{modes[0]}{modes[1]},r{''.join(modes[1:])}->{''.join(modes)}"
 

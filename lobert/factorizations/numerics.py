@@ -1,8 +1,8 @@
 """Double-precision linear algebra that the factorizations share: Gram matrices, eigenvectors, truncated SVD.
 
-Singular vectors come from the Gram matrix of the smaller side: on the wide unfoldings met here that is tens of times faster
-than a thin SVD. It squares the condition number, which float64 affords: the discarded energy is exact to about 1e-16 of the
-total.
+Singular vectors come from the Gram matrix of the smaller side: on the wide unfoldings met here that is tens of times
+faster than a thin SVD. It squares the condition number, which float64 affords: the discarded energy is exact to about
+1e-16 of the total.
 """
 
 import logging
@@ -34,7 +34,7 @@ def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
 
 
 def mode_gram(tensor: Tensor, mode: int) -> Tensor:
-    """Gram matrix `[n, n]` of the unfolding of `tensor` along `mode`, summed block by block without a transposed copy."""
+    """Gram matrix `[n, n]` of the unfolding along `mode`, summed block by block without a transposed copy."""
     size = tensor.shape[mode]
     after = math.prod(tensor.shape[mode + 1 :])
     if after == 1:
@@ -57,7 +57,7 @@ def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Best rank-`rank` factors `left [..., m, r]`, `right [..., r, n]` of `matrix [..., m, n]` (Eckart and Young, 1936).
+    """Best factors `left [..., m, r]`, `right [..., r, n]` of `matrix [..., m, n]` (Eckart and Young, 1936).
 
     The singular values are split evenly, so both factors have the same norm: gradient steps then act alike on both.
     """

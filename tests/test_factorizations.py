@@ -1,0 +1,255 @@
+"""Laws of the factorizations and of the contraction they share, each against an independent dense evaluation."""
+
+import math
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tensorly
+import torch
+from cases import GROUPS, one_sentence, random_factors, random_tensor, rank_ladder
+from tensorly.decomposition import tucker as tensorly_tucker
+from torch import Tensor
+
+from lobert.errors import LobertError
+from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
+from lobert.factorizations.contraction import cheapest_path, contract
+
+EXACT = 1e-10
+TUCKER = [group[1:] for group in GROUPS if group[0] == "tucker"]
+KEEPS = [1.0, 0.7, 0.5, 0.35]
+
+
+def squared_error(name: str, stack: str, tensor: Tensor, rank: tuple[int, ...]) -> float:
+    """`||T - einsum(factors)||²` by torch.einsum of the whole equation."""
+    method = FACTORIZATIONS[name]
+    factors = method.decompose(tensor, rank)
+    return (tensor - torch.einsum(method.equation(stack), *factors)).square().sum().item()
+
+
+def dropped(matrix: Tensor, rank: int) -> float:
+    """Sum of the squared singular values after the first `rank`, over all matrices `[..., m, n]`."""
+    return torch.linalg.svdvals(matrix)[..., rank:].square().sum().item()
+
+
+@pytest.mark.parametrize("content", ["random", "zero", "rank one"])
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_full_rank_reproduces_the_tensor(name: str, stack: str, shape: Shape, content: str) -> None:
+    tensor = {"random": random_tensor(shape), "zero": torch.zeros(shape), "rank one": torch.ones(shape)}[content].double()
+    full = FACTORIZATIONS[name].full_rank(shape)
+    assert squared_error(name, stack, tensor, full) <= EXACT**2 * max(1.0, tensor.square().sum().item())
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_error_never_grows_with_rank(name: str, stack: str, shape: Shape) -> None:
+    method, tensor = FACTORIZATIONS[name], random_tensor(shape, seed=3)
+    full = method.full_rank(shape)
+    dial = [method.scaled_rank(shape, size, full) for size in range(1, max(full) + 1)]
+    for ladder in (rank_ladder(name, shape), dial):
+        errors = [squared_error(name, stack, tensor, rank) for rank in ladder]
+        assert all(later <= earlier + EXACT for earlier, later in zip(errors, errors[1:], strict=False))
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_factors_have_the_predicted_shapes_and_parameters(name: str, stack: str, shape: Shape) -> None:
+    method = FACTORIZATIONS[name]
+    for rank in rank_ladder(name, shape):
+        factors = method.decompose(random_tensor(shape), rank)
+        assert [tuple(factor.shape) for factor in factors] == method.factor_shapes(stack, shape, rank)
+        assert sum(factor.numel() for factor in factors) == method.parameters(stack, shape, rank)
+        assert all(factor.isfinite().all() and factor.is_contiguous() for factor in factors)
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_reconstruction_and_reported_error_are_those_of_the_whole_einsum(name: str, stack: str, shape: Shape) -> None:
+    equation, rank, tensor = FACTORIZATIONS[name].equation(stack), rank_ladder(name, shape)[2], random_tensor(shape)
+    factors = random_factors(name, stack, shape, rank)
+    dense = torch.einsum(equation, *factors)
+    torch.testing.assert_close(reconstruct(equation, factors), dense, rtol=EXACT, atol=EXACT)
+    assert relative_error(tensor, equation, factors) == pytest.approx(((tensor - dense).norm() / tensor.norm()).item())
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), [group for group in GROUPS if group[0] in ("svd", "falcon")])
+def test_squared_error_is_the_dropped_spectrum(name: str, stack: str, shape: Shape) -> None:
+    """FALCON: for each index of the second mode, the matrix of the first mode against all others."""
+    tensor = random_tensor(shape)
+    matrices = tensor if name == "svd" else torch.stack([slab.flatten(1) for slab in tensor.unbind(1)])
+    for rank in rank_ladder(name, shape):
+        expected, total = dropped(matrices, rank[0]), tensor.square().sum().item()
+        assert squared_error(name, stack, tensor, rank) == pytest.approx(expected, rel=1e-9, abs=1e-12 * total)
+
+
+@pytest.mark.parametrize(("stack", "shape"), TUCKER)
+def test_tucker_error_lies_within_the_hosvd_bounds(stack: str, shape: Shape) -> None:
+    """Lower: no rank does better than its worst mode alone. Upper: ST-HOSVD adds up the modes at most, HOOI improves it."""
+    tensor = random_tensor(shape)
+    for rank in rank_ladder("tucker", shape):
+        per_mode = [dropped(tensor.movedim(mode, 0).flatten(1), size) for mode, size in enumerate(rank)]
+        assert max(per_mode) - EXACT <= squared_error("tucker", stack, tensor, rank) <= sum(per_mode) + EXACT
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("stack", "shape", "rank"),
+    [
+        ("", (40, 30), (20, 20)),
+        ("s", (3, 64, 64), (2, 32, 32)),
+        ("s", (3, 64, 64), (2, 16, 16)),
+        ("s", (2, 40, 40), (1, 20, 20)),
+        ("l", (4, 48, 48), (2, 36, 36)),
+        ("l", (6, 48, 48), (4, 36, 36)),
+        ("l", (4, 96, 24), (3, 62, 15)),
+        ("sl", (3, 4, 32, 32), (2, 3, 24, 24)),
+    ],
+)
+def test_tucker_is_as_good_as_tensorly(stack: str, shape: Shape, rank: tuple[int, ...], seed: int) -> None:
+    tensor = random_tensor(shape, seed)
+    with tensorly.backend_context("numpy", local_threadsafe=True):
+        theirs = tensorly.tucker_to_tensor(tensorly_tucker(tensor.numpy(), rank))
+    reference = float(np.linalg.norm(tensor.numpy() - theirs))
+    mine = math.sqrt(squared_error("tucker", stack, tensor, rank))
+    assert mine <= reference + 1e-4 * tensor.norm().item()
+
+
+@pytest.mark.parametrize(("stack", "shape"), TUCKER)
+def test_tucker_factors_are_orthonormal(stack: str, shape: Shape) -> None:
+    for rank in rank_ladder("tucker", shape):
+        for factor in FACTORIZATIONS["tucker"].decompose(random_tensor(shape), rank)[1:]:
+            torch.testing.assert_close(factor @ factor.T, torch.eye(len(factor)).double(), rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize(("name", "stack"), [("svd", "s"), ("svd", "l"), ("svd", "sl"), ("falcon", "")])
+def test_a_stack_that_a_method_cannot_factorize_is_refused(name: str, stack: str) -> None:
+    with pytest.raises(LobertError, match=name) as caught:
+        FACTORIZATIONS[name].equation(stack)
+    one_sentence(caught.value)
+
+
+def test_an_unknown_factorization_is_answered_with_the_nearest() -> None:
+    with pytest.raises(LobertError, match="did you mean 'tucker'"):
+        factorization("tuker")
+
+
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_rank_within_a_share_is_the_largest_that_fits(name: str, stack: str, shape: Shape) -> None:
+    method = FACTORIZATIONS[name]
+    default = rank_ladder(name, shape)[3]
+    dial = [method.scaled_rank(shape, size, default) for size in range(1, max(method.full_rank(shape)) + 1)]
+    sizes = [method.parameters(stack, shape, rank) for rank in dial]
+    assert sizes == sorted(sizes)
+    for keep in KEEPS:
+        budget = keep * math.prod(shape)
+        if sizes[0] > budget:
+            with pytest.raises(LobertError, match="too small"):
+                method.rank_within(stack, shape, keep, default)
+            continue
+        fitting = max(size for size in sizes if size <= budget)
+        rank = method.rank_within(stack, shape, keep, default)
+        assert rank in dial
+        assert method.parameters(stack, shape, rank) == fitting
+        assert method.resolve_rank(shape, rank) == rank
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), [group for group in GROUPS if min(group[2][-2:]) >= 6 and group[2][0] > 1])
+def test_a_share_that_is_too_small_names_the_smallest_possible(name: str, stack: str, shape: Shape) -> None:
+    method = FACTORIZATIONS[name]
+    default = (1,) * len(method.full_rank(shape))
+    with pytest.raises(LobertError, match="too small") as caught:
+        method.rank_within(stack, shape, 1e-6, default)
+    least = float(one_sentence(caught.value).split("type keep=")[1].split()[0])
+    assert method.rank_within(stack, shape, least, default) == method.scaled_rank(shape, 1, default)
+    with pytest.raises(LobertError):
+        method.rank_within(stack, shape, least - 2e-4, default)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "setting", "rank"),
+    [
+        ("svd", (12, 18), 5, (5,)),
+        ("svd", (12, 18), "5", (5,)),
+        ("svd", (12, 18), [5], (5,)),
+        ("svd", (12, 18), "full", (12,)),
+        ("svd", (12, 18), "1/4", (3,)),
+        ("svd", (12, 18), "1/100", (1,)),
+        ("falcon", (3, 12, 18), "full", (3,)),
+        ("falcon", (12, 3, 5), "full", (5,)),
+        ("tucker", (3, 12, 18), "full", (3, 12, 18)),
+        ("tucker", (3, 2, 18), "full", (3, 2, 6)),
+        ("tucker", (3, 12, 18), [2, "1/2", "2/3"], (2, 6, 12)),
+        ("tucker", (3, 12, 18), ("2/3", 12, 1), (2, 12, 1)),
+    ],
+)
+def test_a_rank_is_read_as_it_is_written(name: str, shape: Shape, setting: RankSetting, rank: tuple[int, ...]) -> None:
+    assert FACTORIZATIONS[name].resolve_rank(shape, setting) == rank
+
+
+@pytest.mark.parametrize("entry", [0, -1, 19, "19", "x", "", "1/0", "3/2", "0/4", "-1/2", "2.5", 2.5, 0.5])
+@pytest.mark.parametrize(("name", "shape"), [("svd", (18, 18)), ("tucker", (18, 18, 18))])
+def test_an_impossible_rank_is_refused(name: str, shape: Shape, entry: RankSetting) -> None:
+    method = FACTORIZATIONS[name]
+    setting = entry if name == "svd" else [1, entry, 1]
+    with pytest.raises(LobertError, match=name) as caught:
+        method.resolve_rank(shape, setting)  # type: ignore[arg-type]
+    assert "1 to 18" in one_sentence(caught.value) or "18, 18" in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("setting", [[], [1, 2], 7, "1/2", [1, 2, 3, 4]])
+def test_a_rank_with_the_wrong_number_of_entries_is_refused(setting: RankSetting) -> None:
+    with pytest.raises(LobertError, match="takes 3 ranks") as caught:
+        FACTORIZATIONS["tucker"].resolve_rank((3, 12, 18), setting)
+    one_sentence(caught.value)
+
+
+# ---- contraction ----
+
+
+def random_einsum(seed: int) -> tuple[tuple[str, ...], str, dict[str, int]]:
+    """Two to five operands that share letters, and an output of some of them."""
+    draw = random.Random(seed)
+    letters = "abcdoi"[: draw.randint(3, 6)]
+    terms = tuple("".join(draw.sample(letters, draw.randint(1, 3))) for _ in range(draw.randint(2, 5)))
+    present = sorted(set("".join(terms)))
+    return terms, "".join(draw.sample(present, draw.randint(0, len(present)))), {c: draw.randint(1, 6) for c in letters}
+
+
+def all_costs(terms: tuple[str, ...], output: str, sizes: dict[str, int]) -> Iterator[int]:
+    """Multiply-adds of every pairwise order."""
+    if len(terms) == 1:
+        yield 0
+    for right in range(len(terms)):
+        for left in range(right):
+            rest = tuple(term for index, term in enumerate(terms) if index not in (left, right))
+            union = set(terms[left]) | set(terms[right])
+            joined = "".join(sorted(union & set(output).union(*rest)))
+            for cost in all_costs((*rest, joined), output, sizes):
+                yield math.prod(sizes[letter] for letter in union) + cost
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_cheapest_path_is_the_einsum_at_the_least_cost(seed: int) -> None:
+    terms, output, sizes = random_einsum(seed)
+    operands = [torch.randn([sizes[c] for c in term], dtype=torch.float64) for term in terms]
+    path = cheapest_path(terms, output, tuple(sorted(sizes.items())))
+    expected = torch.einsum(f"{','.join(terms)}->{output}", *operands)
+    torch.testing.assert_close(contract(path, operands), expected, rtol=1e-9, atol=1e-9)
+    assert path.multiply_adds == min(all_costs(terms, output, sizes))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 1000])
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_without_merging_no_step_forms_a_weight(name: str, stack: str, shape: Shape, tokens: int) -> None:
+    factors, equation = random_factors(name, stack, shape, rank_ladder(name, shape)[2]), FACTORIZATIONS[name].equation(stack)
+    whole = equation.split("->")[0].split(",")
+    terms = [*("".join(c for c in term if c not in stack) for term in whole), "ni"]
+    first = [f[tuple(0 if c in stack else slice(None) for c in term)] for f, term in zip(factors, whole, strict=True)]
+    operands = [*first, torch.randn(tokens, shape[-1], dtype=torch.float64)]
+    sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
+    path = cheapest_path(tuple(terms), "no", tuple(sorted(sizes.items())), may_merge=False)
+    weight = torch.einsum(equation, *factors)[(0,) * len(stack)]
+    torch.testing.assert_close(contract(path, operands), operands[-1] @ weight.T, rtol=EXACT, atol=EXACT)
+    formed = [set(step.split("->")[1]) for _, _, step in path.steps]
+    assert all("n" in letters for letters in formed if {"o", "i"} <= letters)

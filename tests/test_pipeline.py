@@ -1,0 +1,253 @@
+"""The whole run on the tiny encoder: same numbers twice, artefacts found, resume, two processes, sweeps, mistakes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+
+import lobert
+from lobert.artefacts import RECIPE_FILE
+from lobert.errors import LobertError
+from lobert.finetune import FineTuner
+from lobert.pipeline import run
+from lobert.results.record import Record, find_records
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
+
+
+def run_here(output: Path, *overrides: str) -> float | None:
+    """One run in this process."""
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra.compose("config", [*SMALL, f"output_dir={output}", *overrides])
+    return run(cfg)
+
+
+def run_train(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py` in a process of its own."""
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"output_dir={output}", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=output, timeout=300, stdin=subprocess.DEVNULL)
+
+
+def the_record(output: Path) -> Record:
+    records, broken = find_records(output)
+    assert len(records) == 1
+    assert not broken
+    return records[0]
+
+
+def curve(path: Path, name: str) -> list[float]:
+    with path.open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
+
+
+def artefacts(output: Path, kind: str) -> list[Path]:
+    return sorted(path for path in (output / "artefacts" / kind).iterdir() if path.is_dir())
+
+
+NUMBERS = ("score", "teacher_score", "zero_shot_metrics", "metrics", "parameters", "keep_model", "error", "groups")
+
+
+def test_same_seed_same_numbers(tmp_path: Path) -> None:
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    scores = [run_here(output) for output in outputs]
+    first, second = (the_record(output) for output in outputs)
+    assert scores[0] == scores[1] == first.score
+    assert [getattr(first, name) for name in NUMBERS] == [getattr(second, name) for name in NUMBERS]
+    files = [next((output / "runs").glob("*/student")) for output in outputs]
+    losses = [curve(folder / "metrics.csv", "train/loss") for folder in files]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+
+
+def test_stages_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_here(tmp_path, "stage=teacher") is not None
+    assert [len(artefacts(tmp_path, "teacher")), (tmp_path / "runs").exists()] == [1, False]
+    assert run_here(tmp_path, "stage=knowledge") is None
+    assert len(artefacts(tmp_path, "knowledge")) == 1
+    run_here(tmp_path, "stage=student")
+    assert not find_records(tmp_path)[0]
+    score = run_here(tmp_path)
+    record = the_record(tmp_path)
+    assert set(record.found) >= {"teacher", "student"}
+
+    def no_training(*args: Any) -> None:
+        raise AssertionError("everything is there: nothing is to be trained")
+
+    monkeypatch.setattr(FineTuner, "training_step", no_training)
+    assert run_here(tmp_path) == score
+
+
+@pytest.mark.parametrize(
+    ("override", "new_teacher"),
+    [("teacher.learning_rate=3e-4", True), ("task.max_length=16", True), ("encoder.dropout=0.0", True),
+     ("seed=1", False), ("kd.beta=3", False), ("decomp.keep=0.5", False), ("decomp.init=pretrained", False)],
+)  # fmt: skip
+def test_a_changed_setting_makes_a_new_artefact(tmp_path: Path, override: str, new_teacher: bool) -> None:
+    run_here(tmp_path)
+    run_here(tmp_path, override)
+    assert len(artefacts(tmp_path, "teacher")) == 1 + new_teacher
+    assert len(find_records(tmp_path)[0]) == 2
+    for teacher in artefacts(tmp_path, "teacher"):
+        assert json.loads((teacher / RECIPE_FILE).read_text())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["decomp=none", "kd=none"], ["decomp=[tucker_4d,ffn_svd]", "kd=kd"], ["decomp=svd", "kd=pkd", "student.layers=1"],
+     ["knowledge=live", "student.accumulate=2"]],
+)  # fmt: skip
+def test_kinds_of_students(tmp_path: Path, overrides: list[str]) -> None:
+    run_here(tmp_path, *overrides)
+    record = the_record(tmp_path)
+    model = lobert.load(record.student_path)
+    assert sum(parameter.numel() for parameter in model.parameters()) == record.parameters
+    assert record.student_layers == (1 if "student.layers=1" in overrides else 2)
+    dense = "decomp=none" in overrides
+    assert (record.parameters == record.teacher_parameters) == dense
+    terms = {"kd=none": {"labels"}, "kd=kd": {"labels", "soft_targets"}}
+    expected = next((terms[o] for o in overrides if o in terms), {"labels", "soft_targets", "patience"})
+    curves = Path(record.student_path) / "metrics.csv"
+    assert {name for name in ("labels", "soft_targets", "patience") if curve(curves, f"train/{name}")} == expected
+
+
+def test_uncompressed_student_scores_as_its_teacher_before_training(tmp_path: Path) -> None:
+    run_here(tmp_path, "decomp=none")
+    record = the_record(tmp_path)
+    assert record.zero_shot_metrics == record.teacher_metrics
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4], ids=["mid-epoch", "epoch-end", "second-epoch"])
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_an_interrupted_run_resumes_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, stage: str
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    overrides = [f"stage={stage}"]
+    run_here(whole, *overrides)
+    if stage == "student":
+        run_here(broken, "stage=knowledge")
+    step = FineTuner.training_step
+
+    def failing_step(self: FineTuner, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == stop_at:
+            raise Interrupted
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuner, "training_step", failing_step)
+        with pytest.raises(Interrupted):
+            run_here(broken, *overrides)
+    steps: list[int] = []
+    monkeypatch.setattr(
+        FineTuner, "training_step", lambda self, b, i: (steps.append(self.global_step), step(self, b, i))[1]
+    )
+    run_here(broken, *overrides)
+    assert steps == list(range(stop_at, 6))
+    pattern = "artefacts/teacher/*" if stage == "teacher" else "runs/*/student"
+    first, second = (next(output.glob(pattern)) for output in (whole, broken))
+    assert curve(first / "metrics.csv", "train/loss") == curve(second / "metrics.csv", "train/loss")
+    one, two = (lobert.load(folder).state_dict() for folder in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_without_resume_a_stage_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = FineTuner.training_step
+
+    def failing_step(self: FineTuner, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 2:
+            raise Interrupted
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuner, "training_step", failing_step)
+        with pytest.raises(Interrupted):
+            run_here(tmp_path, "stage=teacher")
+    steps: list[int] = []
+    monkeypatch.setattr(
+        FineTuner, "training_step", lambda self, b, i: (steps.append(self.global_step), step(self, b, i))[1]
+    )
+    run_here(tmp_path, "stage=teacher", "resume=false")
+    assert steps == list(range(6))
+
+
+def test_diverging_training_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LobertError, match="learning rate"):
+        run_here(tmp_path, "teacher.learning_rate=1e30", "teacher.gradient_clip=0")
+
+
+def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
+    """Same seed and global batch; dropout off, as each process draws its own."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, overrides in ((one, []), (two, ["trainer=ddp", "trainer.accelerator=cpu"])):
+        folder.mkdir()
+        result = run_train(folder, "encoder.dropout=0.0", "task.train_examples=97", *overrides)
+        assert result.returncode == 0, result.stderr
+    for pattern in ("artefacts/teacher/*", "runs/*/student"):
+        curves = [curve(next(folder.glob(pattern)) / "metrics.csv", "train/loss") for folder in (one, two)]
+        assert len(curves[0]) >= 6
+        assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert the_record(two).score == pytest.approx(the_record(one).score, abs=0.02)
+
+
+def test_a_sweep_shares_its_teacher_and_survives_a_failed_job(tmp_path: Path) -> None:
+    result = run_train(tmp_path, "-m", "decomp=svd,falcon_layer", "decomp.keep=0.5,0.1")
+    assert result.returncode == 2, result.stderr
+    assert "keep=0.1 is too small for falcon" in result.stderr
+    assert "Traceback" not in result.stderr
+    records, _ = find_records(tmp_path)
+    assert sorted((record.decomp, record.keep) for record in records) == [
+        ("falcon_layer", 0.5),
+        ("svd", 0.1),
+        ("svd", 0.5),
+    ]
+    assert len(artefacts(tmp_path, "teacher")) == len(artefacts(tmp_path, "knowledge")) == 1
+    assert not [path for path in tmp_path.rglob("*") if "=" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [("decomp.kep=0.5", "did you mean 'decomp.keep'"), ("decomp=falcn", "falcon"), ("stage=studnt", "student"),
+     ("decomp.keep=2", "above 0 and at most 1"), ("decomp.rank=1000", "from 1 to"), ("student.layers=9", "2 layers"),
+     ("encoder.path=./nowhere", "no such folder"), ("decomp.attention.roles=[query,vale]", "value"),
+     ("task.data_dir=/nowhere task=MRPC", "MRPC")],
+)  # fmt: skip
+def test_a_mistake_gets_one_sentence(tmp_path: Path, override: str, sentence: str) -> None:
+    result = run_train(tmp_path, *override.split())
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert sentence in result.stderr
+
+
+def test_wandb_offline_writes_one_run(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    run_here(tmp_path, "logger=wandb", "logger.wandb.mode=offline")
+    assert len(list(tmp_path.rglob("run-*.wandb"))) == 1
+    assert the_record(tmp_path).score is not None
+
+
+def test_knowledge_says_its_size_first(tmp_path: Path) -> None:
+    result = run_train(tmp_path, "stage=knowledge")
+    assert result.returncode == 0
+    assert "kB" in result.stderr
+    folder = artefacts(tmp_path, "knowledge")[0]
+    assert {path.name for path in folder.iterdir()} >= {"train.logits.npy", "train.cls.npy", "validation.cls.npy"}
+
+
+def test_the_environment_does_not_leak_into_artefacts(tmp_path: Path) -> None:
+    run_here(tmp_path)
+    home = os.path.expanduser("~")
+    recipes = "".join(path.read_text() for path in tmp_path.rglob(RECIPE_FILE))
+    assert home not in recipes
+    assert str(tmp_path) not in recipes

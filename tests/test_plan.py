@@ -1,0 +1,191 @@
+"""Laws of the plan: the original's sizes on BERT-base, every targeted weight in exactly one slice, mistakes refused."""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from cases import ALIASES, POINTS, one_sentence, point, tiny_bert
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from lobert.compression import stack_weights
+from lobert.errors import LobertError
+from lobert.factorizations import RankSetting
+from lobert.plan import GroupPlan, Part, make_plan
+from lobert.roles import find_weights, linear_at
+
+L, D, M = 12, 768, 3072
+
+# point: groups, rank of the first, parameters of one group (by hand), kept per cent as the original's table gives it
+ORIGINAL: dict[str, tuple[int, tuple[int, ...], int, float]] = {
+    "svd": (3 * L, (192,), 2 * 192 * D, 50.0),
+    "tucker_layer": (L, (2, 384, 384), 2 * 384 * 384 + 2 * 3 + 2 * 384 * D, 50.0),
+    "falcon_layer": (L, (1,), 3 * D + D * D, 33.5),
+    "tucker_vertical": (3, (8, 576, 576), 8 * 576 * 576 + 8 * L + 2 * 576 * D, 50.0),
+    "falcon_vertical": (3, (1,), L * D + D * D, 8.5),
+    "tucker_4d": (1, (2, 8, 576, 576), 2 * 8 * 576 * 576 + 2 * 3 + 8 * L + 2 * 576 * D, 29.2),
+    "falcon_4d": (1, (1,), 3 * L + L * D * D, 33.3),
+    "ffn_svd": (2 * L, (306,), 306 * (M + D), 49.8),
+    "ffn_tucker": (2, (8, 4 * 492, 492), 8 * 4 * 492 * 492 + 8 * L + 4 * 492 * M + 492 * D, 50.1),
+}
+
+
+@pytest.fixture(scope="module")
+def bert_base() -> nn.Module:
+    with torch.device("meta"):
+        return BertModel(BertConfig())
+
+
+@pytest.mark.parametrize("name", [*POINTS, *ALIASES])
+def test_default_ranks_are_the_originals(bert_base: nn.Module, name: str) -> None:
+    groups, rank, parameters, kept = ORIGINAL[ALIASES.get(name, name)]
+    plans = make_plan(bert_base, point(name))
+    assert [plan.parameters for plan in plans] == [parameters] * groups
+    assert plans[0].rank == rank
+    touched = 2 * L * D * M if "ffn" in name else 3 * L * D * D
+    assert sum(plan.dense_parameters for plan in plans) == touched
+    assert 100 * groups * parameters / touched == pytest.approx(kept, abs=0.06)
+
+
+def test_a_transposed_group_swaps_its_ranks(bert_base: nn.Module) -> None:
+    first, second = make_plan(bert_base, point("ffn_tucker"))
+    assert (first.shape, second.shape) == ((L, M, D), (L, D, M))
+    assert (first.rank, second.rank) == ((8, 1968, 492), (8, 492, 1968))
+    exact = make_plan(bert_base, [dataclasses.replace(point("ffn_tucker")[0], rank=[5, 900, 300])])
+    assert [plan.rank for plan in exact] == [(5, 900, 300), (5, 300, 900)]
+
+
+@pytest.mark.parametrize("keep", [0.9, 0.5, 0.25, 0.1])
+@pytest.mark.parametrize("name", POINTS)
+def test_keep_is_the_largest_share_below(bert_base: nn.Module, name: str, keep: float) -> None:
+    part = dataclasses.replace(point(name)[0], keep=keep)
+    least = 100 * min(1.0, ORIGINAL[name][2] / (ORIGINAL[name][2] / (ORIGINAL[name][3] / 100)))
+    if "falcon" in name and 100 * keep < least:
+        with pytest.raises(LobertError, match="too small"):
+            make_plan(bert_base, [part])
+        return
+    plans = make_plan(bert_base, [part])
+    share = sum(plan.parameters for plan in plans) / sum(plan.dense_parameters for plan in plans)
+    assert share <= keep
+    if "falcon" not in name:  # whose steps are a whole matrix each
+        assert share > keep - 0.01
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+def test_svd_of_the_ffn_keeps_what_the_original_does(bert_base: nn.Module, keep: float) -> None:
+    plan = make_plan(bert_base, [dataclasses.replace(point("ffn_svd")[0], keep=keep)])[0]
+    assert plan.rank == (int(keep * M * D / (M + D)),)
+
+
+# ---- slices ----
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in POINTS), ("tucker_4d", "ffn_svd"), ("svd", "ffn_tucker")])
+def test_every_targeted_weight_is_in_exactly_one_slice(names: tuple[str, ...]) -> None:
+    model, parts = tiny_bert(), point(names)
+    plans = make_plan(model, parts)
+    wanted = [path for part in parts for path in find_weights(model, list(part.roles)).values()]
+    assert Counter(path for plan in plans for path, _ in plan.slices) == Counter(wanted)
+    assert len({plan.name for plan in plans}) == len(plans)
+    for plan in plans:
+        tensor = stack_weights(model, plan)
+        assert tuple(tensor.shape) == plan.shape
+        assert len({index for _, index in plan.slices}) == len(plan.slices) == tensor[..., 0, 0].numel()
+        for path, index in plan.slices:
+            assert torch.equal(tensor[index], linear_at(model, path).weight)
+
+
+def test_stacks_run_over_roles_and_layers_in_order() -> None:
+    (plan,) = make_plan(tiny_bert(), point("tucker_4d"))
+    places = {index: path for path, index in plan.slices}
+    assert places[0, 0] == "bert.encoder.layer.0.attention.self.query"
+    assert places[1, 3] == "bert.encoder.layer.3.attention.self.key"
+    assert places[2, 1] == "bert.encoder.layer.1.attention.self.value"
+
+
+def test_planning_changes_nothing() -> None:
+    model = tiny_bert()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    make_plan(model, point(("tucker_4d", "ffn_svd")))
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+# ---- mistakes ----
+
+
+def part(**changes: Any) -> Part:
+    settings: dict[str, Any] = {"roles": ["query", "key"], "stack": ["layer"], "factorization": "tucker", "default_rank": "full"}
+    return Part(**{"name": "mine", **settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"roles": ["quary"]}, "did you mean 'query'"),
+        ({"roles": []}, "roles"),
+        ({"roles": ["query", "intermediate"], "stack": ["role"]}, "do not stack"),
+        ({"stack": ["layers"]}, "did you mean 'layer'"),
+        ({"factorization": "tuker"}, "did you mean 'tucker'"),
+        ({"factorization": "svd"}, "svd"),
+        ({"factorization": "falcon", "stack": [], "default_rank": 1}, "falcon"),
+        ({"keep": 0.5, "rank": 3}, "keep=0.5 and rank=3"),
+        ({"keep": 0}, "keep=0"),
+        ({"keep": 1.01}, "keep=1.01"),
+        ({"keep": float("nan")}, "keep=nan"),
+        ({"keep": 1e-6}, "too small"),
+        ({"rank": 3}, "3 ranks"),
+        ({"rank": [1, 2, 49]}, "49"),
+        ({"rank": 0.5}, "rank"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(LobertError) as caught:
+        make_plan(tiny_bert(), [part(**changes)])
+    assert words in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("other", ["svd", "tucker_layer", "falcon_4d"])
+def test_parts_that_overlap_are_refused(other: str) -> None:
+    with pytest.raises(LobertError, match="two parts of decomp both compress") as caught:
+        make_plan(tiny_bert(), [*point("tucker_4d"), *point(other)])
+    assert "attention.self." in one_sentence(caught.value)
+
+
+def test_an_unknown_evaluation_is_answered_with_the_nearest() -> None:
+    with pytest.raises(LobertError, match="did you mean 'merge'"):
+        make_plan(tiny_bert(), point("svd"), evaluation="merged")  # type: ignore[arg-type]
+
+
+# ---- on disk ----
+
+
+@pytest.mark.parametrize("rank", [None, "full"])
+@pytest.mark.parametrize("name", POINTS)
+def test_a_plan_survives_json(name: str, rank: RankSetting | None) -> None:
+    for plan in make_plan(tiny_bert(), [dataclasses.replace(point(name)[0], rank=rank)], evaluation="merge"):
+        assert GroupPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({name: None} for name in ("name", "factorization", "stack", "shape", "rank", "slices")),
+        {"color": "blue"},
+        {"slices": [1, 2]},
+        {"slices": 3},
+        {"slices": [["a.b", [0], 1]]},
+        {"rank": 4},
+        {"shape": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_plan_is_refused(damage: dict[str, Any]) -> None:
+    """None stands for a key that is not there."""
+    whole = {**make_plan(tiny_bert(), point("tucker_4d"))[0].to_dict(), **damage}
+    with pytest.raises(LobertError, match="plan is damaged") as caught:
+        GroupPlan.from_dict({key: value for key, value in whole.items() if value is not None})
+    one_sentence(caught.value)

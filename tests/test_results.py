@@ -1,0 +1,300 @@
+"""Records and the tables made from them."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from lobert.errors import LobertError
+from lobert.results import (
+    Group,
+    Record,
+    as_csv,
+    as_markdown,
+    as_text,
+    environment,
+    find_records,
+    print_summary,
+    ratio,
+    read_record,
+    write_record,
+)
+from lobert.results.__main__ import main
+
+GROUP = Group(
+    name="attention",
+    factorization="tucker",
+    rank=[2, 2, 24, 24],
+    shape=[3, 2, 64, 64],
+    parameters=6_000,
+    dense_parameters=24_576,
+    macs=7_000,
+    dense_macs=24_576,
+    error=0.25,
+    evaluation="factors",
+)
+
+RECORD = Record(
+    task="MRPC",
+    encoder="tiny",
+    decomp="tucker_4d",
+    kd="lobert",
+    seed=0,
+    init="teacher",
+    student_layers=2,
+    metric="accuracy",
+    score=0.75,
+    teacher_score=0.8,
+    zero_shot_score=0.5,
+    retention=0.9375,
+    metrics={"accuracy": 0.75, "f1": 0.7},
+    teacher_metrics={"accuracy": 0.8, "f1": 0.875},
+    zero_shot_metrics={"accuracy": 0.5, "f1": 0.4},
+    keep=0.25,
+    keep_targets=0.244,
+    keep_encoder=0.5,
+    keep_model=0.9,
+    parameters=1_800_000,
+    teacher_parameters=2_000_000,
+    encoder_parameters=50_000,
+    teacher_encoder_parameters=100_000,
+    macs_per_token=30_000,
+    teacher_macs_per_token=120_000,
+    error=0.25,
+    groups=[GROUP],
+    seconds={"teacher": 0.0, "train": 12.5},
+    found=["teacher"],
+    epochs=3,
+    batch_size=32,
+    learning_rate=3e-5,
+    alpha=0.5,
+    temperature=2.0,
+    beta=None,
+    normalize=True,
+    max_length=128,
+    versions={"torch": "2", "lobert": None},
+    device="cpu",
+    commit=None,
+    config_hash="0123456789ab",
+    teacher_fingerprint="ba9876543210",
+    student_path="outputs/student",
+    created="2026-01-01T00:00:00+00:00",
+)
+
+
+def saved(folder: Path, *records: Record) -> Path:
+    for number, record in enumerate(records):
+        write_record(folder / f"run{number}" / "result.json", record)
+    return folder
+
+
+VARIANTS = [
+    RECORD,
+    replace(RECORD, keep=None, teacher_score=None, retention=None, error=None, normalize=None),
+    replace(RECORD, groups=[], found=[], commit="abc-dirty"),
+    replace(RECORD, score=1, groups=[{**GROUP, "rank": 8}]),
+]
+
+
+@pytest.mark.parametrize("record", VARIANTS)
+def test_reading_gives_what_was_written(tmp_path: Path, record: Record) -> None:
+    path = tmp_path / "a" / "result.json"
+    write_record(path, record)
+    assert read_record(path) == record
+    assert set(json.loads(path.read_text())) == {field.name for field in fields(Record)}
+    assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_null(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "result.json"
+    write_record(path, replace(RECORD, score=number, metrics={"accuracy": number}, groups=[{**GROUP, "error": number}]))
+    record = read_record(path)
+    assert record.score is None
+    assert record.metrics == {"accuracy": None}
+    assert record.groups[0]["error"] is None
+
+
+def changed(**changes: Any) -> str:
+    content = {field.name: getattr(RECORD, field.name) for field in fields(Record)} | changes
+    return json.dumps({key: value for key, value in content.items() if value is not ...})
+
+
+BROKEN = [
+    ("", "not whole"),
+    (changed()[:200], "not whole"),
+    ("[1, 2]", "not the record"),
+    ('{"accuracy": 0.5}', "not the record"),
+    (changed(schema=99), "schema 99"),
+    (changed(score=...), "lacks score"),
+    (changed(seed="0"), "'seed' is '0'"),
+    (changed(seed=True), "'seed' is True"),
+    (changed(score="high"), "'score' is 'high'"),
+    (changed(metrics={"accuracy": "high"}), "'metrics'"),
+    (changed(found="teacher"), "'found'"),
+    (changed(groups=[{"name": "attention"}]), "'groups'"),
+    (changed(normalize=1), "'normalize' is 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BROKEN)
+def test_a_broken_record_is_named_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(LobertError, match=r"result\.json") as caught:
+        read_record(path)
+    assert reason in str(caught.value)
+
+
+def test_a_record_that_is_not_text_or_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "result.json", tmp_path / "none.json"):
+        with pytest.raises(LobertError, match=path.name):
+            read_record(path)
+
+
+def test_records_are_found_and_broken_ones_reported(tmp_path: Path) -> None:
+    saved(tmp_path, RECORD, replace(RECORD, seed=1))
+    (tmp_path / "run0" / "deeper").mkdir()
+    (tmp_path / "run0" / "deeper" / "result.json").write_text("{")
+    records, broken = find_records(tmp_path)
+    assert [record.seed for record in records] == [0, 1]
+    assert len(broken) == 1
+    assert "deeper" in broken[0]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LobertError, match="none"):
+        find_records(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"),
+    [(1, 2, 0.5), (0.0, 2.0, 0.0), (1.0, 0.0, None), (None, 1.0, None), (1.0, None, None)],
+)
+def test_a_ratio_exists_where_both_numbers_do(part: Any, whole: Any, expected: float | None) -> None:
+    assert ratio(part, whole) == expected
+
+
+def test_the_environment_fills_a_record(tmp_path: Path) -> None:
+    record = replace(RECORD, **environment(torch.device("cpu")))
+    write_record(tmp_path / "result.json", record)
+    assert read_record(tmp_path / "result.json") == record
+    assert record.versions["torch"] == torch.__version__
+    assert record.device != ""
+
+
+RUNS = [
+    replace(RECORD, task="RTE", decomp="svd"),
+    replace(RECORD, decomp="tucker_4d", keep_targets=0.1),
+    replace(RECORD, decomp="svd", seed=1),
+    replace(RECORD, decomp="tucker_4d", keep_targets=0.5, teacher_score=None, retention=None),
+]
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_rows_are_sorted_by_task_compression_and_share() -> None:
+    rows = csv_rows(as_csv(RUNS))
+    order = [("MRPC", "svd"), ("MRPC", "tucker_4d"), ("MRPC", "tucker_4d"), ("RTE", "svd")]
+    assert [(row["task"], row["decomp"]) for row in rows] == order
+    assert [row["keep_targets"] for row in rows[1:3]] == ["0.5", "0.1"]
+
+
+def test_csv_holds_the_values_of_the_record() -> None:
+    row = csv_rows(as_csv([RECORD]))[0]
+    shared = row.keys() & {field.name for field in fields(Record)}
+    assert {key: row[key] for key in shared} == {key: str(getattr(RECORD, key)) for key in shared}
+    assert float(row["macs_ratio"]) == RECORD.macs_per_token / RECORD.teacher_macs_per_token
+    assert float(row["train_seconds"]) == RECORD.seconds["train"]
+
+
+def test_a_missing_number_is_empty_in_csv_and_a_dash_elsewhere() -> None:
+    lacking = [replace(RECORD, error=None)]
+    assert csv_rows(as_csv(lacking))[0]["error"] == ""
+    assert "–" in as_text(lacking)
+    assert "| – |" in as_markdown(lacking)
+    assert "–" not in as_text([RECORD])
+
+
+def test_markdown_is_one_rectangle() -> None:
+    lines = as_markdown(RUNS).splitlines()
+    assert len(lines) == 2 + len(RUNS)
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| 75.0 |" in lines[-1]
+
+
+def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
+    long = "a_rather_long_name_of_a_joined_compression+ffn_svd"
+    text = as_text([*RUNS, replace(RECORD, decomp=long)])
+    assert text.splitlines()[0] == "encoder tiny · kd lobert · metric accuracy"
+    assert text.count("tiny") == 1
+    assert long in text
+    assert "…" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def summary(record: Record) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as capture:
+        print_summary(record, Path("outputs/run/result.json"), console)
+    return capture.get()
+
+
+def test_the_summary_tells_scores_sizes_times_and_places() -> None:
+    told = ["MRPC", "f1", "80.0", "75.0", "1,800,000", "24.4 %", "25.0 %", "4.00×", "train 12.5"]
+    text = summary(RECORD)
+    assert [word for word in [*told, "outputs/run/result.json", "outputs/student"] if word not in text] == []
+
+
+@pytest.mark.parametrize("record", VARIANTS)
+def test_the_summary_fits_100_columns_and_says_what_was_found(record: Record) -> None:
+    text = summary(record)
+    assert max(map(len, text.splitlines())) <= 100
+    assert ("teacher found" in text) == ("teacher" in record.found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tasks"), [([], ["MRPC", "RTE"]), (["--task", "mrpc"], ["MRPC"]), (["--task=RTE"], ["RTE"])]
+)
+def test_the_command_selects_by_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], tasks: list[str]
+) -> None:
+    saved(tmp_path, RECORD, replace(RECORD, task="RTE"))
+    assert main([str(tmp_path), "--format=csv", *arguments]) == 0
+    assert [row["task"] for row in csv_rows(capsys.readouterr().out)] == tasks
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "csv"])
+def test_the_command_writes_to_a_file_what_it_would_print(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    saved(tmp_path, *RUNS)
+    (tmp_path / "result.json").write_text("{")
+    assert main([str(tmp_path), f"--format={form}"]) == 0
+    printed = capsys.readouterr()
+    assert "result.json" in printed.err
+    assert main([str(tmp_path), f"--format={form}", f"--output={tmp_path / 'table'}"]) == 0
+    assert (tmp_path / "table").read_text() == printed.out
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arguments", [["--task=CoLA"], []])
+def test_the_command_fails_with_one_sentence_where_there_is_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    folder = saved(tmp_path, RECORD) if arguments else tmp_path
+    command = [sys.executable, "-m", "lobert.results", str(folder), *arguments]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
