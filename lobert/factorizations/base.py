@@ -119,16 +119,16 @@ def relative_error(tensor: Tensor, equation: str, factors: Sequence[Tensor]) -> 
 
 
 def resolve_entry(entry: int | str, size: int, bounds: str) -> int:
-    """One rank: an integer as it is, a fraction such as "2/3" as that share of `size`, rounded."""
-    try:
-        value = Fraction(entry)
-    except (ValueError, TypeError, ZeroDivisionError):
-        raise LobertError(f"rank entry {entry!r} is not a whole number: {bounds}") from None
-    if isinstance(entry, int) or ("/" not in entry and value.denominator == 1):
-        return int(value)
-    if "/" not in entry:
+    """One rank: an integer as it is; a fraction such as "2/3" as that share of `size`, rounded, and at least 1."""
+    whole, slash, parts = str(entry).partition("/")
+    if isinstance(entry, float) or not (whole.lstrip("-").isdigit() and (not slash or parts.isdigit())):
         raise LobertError(f"rank entry {entry!r} is not a whole number: {bounds}")
-    return max(1, round(value * size))
+    if not slash:
+        return int(whole)
+    share = Fraction(int(whole), int(parts)) if int(parts) else Fraction(0)
+    if not 0 < share <= 1:
+        raise LobertError(f"rank entry {entry!r} is not a share above 0 and at most 1: {bounds}")
+    return max(1, round(share * size))
 
 
 def bracketed(values: Sequence[object]) -> str:

@@ -44,7 +44,7 @@ class Tucker(Factorization):
 
 
 def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
-    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next is looked at, small first."""
+    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next one, short modes first."""
     factors = [tensor.new_empty(0)] * tensor.dim()
     for mode in sorted(range(tensor.dim()), key=lambda m: tensor.shape[m]):
         factors[mode] = leading_eigenvectors(mode_gram(tensor, mode), rank[mode])
@@ -68,7 +68,7 @@ def hooi(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
 
 
 def better_factor(gram: Tensor, factor: Tensor) -> Tensor:
-    """The leading eigenvectors of `gram [n, n]`; for a long mode, one step of orthogonal iteration from `factor` instead.
+    """The leading eigenvectors of `gram [n, n]`; on a long mode, one step of orthogonal iteration from `factor`.
 
     The step costs a fifth of the eigenvectors there, and never lowers the norm of the core either.
     """
