@@ -133,7 +133,8 @@ def process_rank() -> int:
 
 def wait_for(path: Path) -> None:
     """Wait until process zero has made `path`; LobertError where the process that started this one is gone."""
+    parent = os.getppid()
     while not path.exists():
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             raise LobertError(f"process 0 ended before it had made '{path}': its own message says why")
         time.sleep(0.2)

@@ -35,15 +35,15 @@ def load(folder: str | Path) -> PreTrainedModel:
     """
     folder = Path(folder)
     settings = read_config(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    model = model_class(settings, folder)._from_config(config)
-    plan = settings.get("lobert")
-    if plan is not None:
-        if plan.get("version") != 1:
-            raise LobertError(
-                f"{folder}/config.json holds a plan of version {plan.get('version')}; this LoBERT reads version 1"
-            )
-        install_skeleton(model, [GroupPlan.from_dict(group) for group in plan["groups"]])
+    cls = model_class(settings, folder)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise LobertError(f"{folder}/config.json is no model's configuration: {reason}") from None
+    model = cls._from_config(config)
+    if settings.get("lobert") is not None:
+        install_skeleton(model, read_plan(settings["lobert"], folder))
     load_strictly(model, folder / WEIGHTS)
     return model.eval()
 
@@ -53,13 +53,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise LobertError(f"no model at '{folder}': there is no config.json in it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LobertError(f"{path} is not readable JSON ({error})") from None
     if not isinstance(settings, dict):
         raise LobertError(f"{path} is not the configuration of a model")
     return settings
+
+
+def read_plan(plan: Any, folder: Path) -> list[GroupPlan]:
+    """The groups of the plan in a config.json; LobertError for another version or a damaged plan."""
+    if not isinstance(plan, dict) or not isinstance(plan.get("groups"), list):
+        raise LobertError(f"{folder}/config.json holds a damaged compression plan: it has no list of groups")
+    if plan.get("version") != 1:
+        raise LobertError(f"{folder}/config.json holds a plan of version {plan.get('version')}; LoBERT reads version 1")
+    return [GroupPlan.from_dict(group) for group in plan["groups"]]
 
 
 def model_class(settings: dict[str, Any], folder: Path) -> type[PreTrainedModel]:

@@ -12,7 +12,7 @@ from lobert.errors import LobertError
 from lobert.factorizations import factorization, relative_error
 from lobert.layers import FactoredLinear, FactorGroup
 from lobert.plan import GroupPlan
-from lobert.roles import linear_at, replace_module
+from lobert.roles import linear_at, own_config, replace_module
 
 BANK = "factors"  # attribute of the model under which the groups live
 Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, or nothing
@@ -63,7 +63,7 @@ def compress_model(model: PreTrainedModel, plans: Sequence[GroupPlan], track: Tr
     bank = install_skeleton(model, plans)
     reports = []
     for plan in track(plans):
-        tensor = tensors.pop(plan.name).double()
+        tensor = tensors.pop(plan.name)
         factors = factorization(plan.factorization).decompose(tensor, plan.rank)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
@@ -73,8 +73,8 @@ def compress_model(model: PreTrainedModel, plans: Sequence[GroupPlan], track: Tr
 
 
 def stack_weights(model: PreTrainedModel, plan: GroupPlan) -> Tensor:
-    """The tensor `[*stack, out, in]` of a group, from the weights of its modules."""
-    tensor = torch.empty(plan.shape)
+    """The tensor `[*stack, out, in]` of a group in float64, from the weights of its modules."""
+    tensor = torch.empty(plan.shape, dtype=torch.float64)
     for path, index in plan.slices:
         weight = linear_at(model, path).weight.detach()
         if not torch.isfinite(weight).all():
@@ -98,7 +98,7 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
             group.to(dense.weight.device, dense.weight.dtype)
             replace_module(model, path, FactoredLinear(group, index, dense.bias))
     setattr(model, BANK, bank)
-    model.config.lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
+    own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
 
 

@@ -48,6 +48,10 @@ class EncoderSource:
     config: Mapping[str, Any] | None = None
     dropout: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
+            raise LobertError(f"encoder.dropout={self.dropout} will not do: give a share from 0 to below 1, or null")
+
     def folder(self, store: Store) -> Path:
         """The local folder with config, weights and tokenizer; LobertError where it cannot be had."""
         if self.path is not None:

@@ -29,10 +29,10 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, wrong, want in (
-            ("epochs", self.epochs < 1, "1 or more"),
+            ("epochs", type(self.epochs) is not int or self.epochs < 1, "a whole number, 1 or more"),
             ("learning_rate", not self.learning_rate > 0, "a number above 0"),
-            ("batch_size", self.batch_size < 1, "1 or more"),
-            ("accumulate", self.accumulate < 1, "1 or more"),
+            ("batch_size", type(self.batch_size) is not int or self.batch_size < 1, "a whole number, 1 or more"),
+            ("accumulate", type(self.accumulate) is not int or self.accumulate < 1, "a whole number, 1 or more"),
             ("weight_decay", self.weight_decay < 0, "0 or more"),
             ("warmup", not 0 <= self.warmup < 1, "a share from 0 to below 1"),
             ("gradient_clip", self.gradient_clip < 0, "0 or more"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,7 +20,14 @@ from lobert.student import Distillation
 from lobert.trainer import Machine
 
 STAGES = ("teacher", "knowledge", "student", "evaluate")
-CHOICES = {"stage": STAGES, "knowledge": ("disk", "live"), "decomp.init": ("teacher", "pretrained")}
+CHOICES = {
+    "stage": STAGES,
+    "knowledge": ("disk", "live"),
+    "decomp.init": ("teacher", "pretrained"),
+    "decomp.evaluation": get_args(Evaluation),
+    "resume": ("True", "False"),
+}
+WHOLE_NUMBERS = {"eval_batch_size": 1, "seed": 0, "teacher.seed": 0, "student.layers": 1}  # and their least value
 ELSEWHERE = ("output_dir", "stage", "resume", "logger")  # settings that change no number
 
 
@@ -85,7 +92,7 @@ def read_job(cfg: DictConfig) -> Job:
         keep=decomp["keep"],
         layers=student.pop("layers"),
         kd=kd.pop("name"),
-        distillation=Distillation(**kd),
+        distillation=distillation(kd),
         knowledge=settings["knowledge"],
         teacher_seed=teacher.pop("seed"),
         teacher=training("teacher", teacher),
@@ -103,13 +110,23 @@ def read_job(cfg: DictConfig) -> Job:
 
 
 def check_choices(settings: Mapping[str, Any]) -> None:
-    """Refuse a word that is none of the possible ones."""
+    """Refuse a word that is none of the possible ones, and a number that is not whole."""
     for key, choices in CHOICES.items():
-        value: Any = settings
-        for name in key.split("."):
-            value = value[name]
-        if value not in choices:
+        value = setting(settings, key)
+        if str(value) not in choices:
             raise LobertError(f"{key}={value} is not known: {suggest(str(value), choices)}")
+    for key, least in WHOLE_NUMBERS.items():
+        value = setting(settings, key)
+        if value is not None and (type(value) is not int or value < least):
+            raise LobertError(f"{key}={value} will not do: give a whole number, {least} or more")
+
+
+def setting(settings: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key."""
+    value: Any = settings
+    for name in key.split("."):
+        value = value[name]
+    return value
 
 
 def training(who: str, settings: Mapping[str, Any]) -> Training:
@@ -119,4 +136,16 @@ def training(who: str, settings: Mapping[str, Any]) -> Training:
     except LobertError as error:
         raise LobertError(f"{who}.{error}") from None
     except TypeError:
-        raise LobertError(f"{who} has a setting that is not a number: {dict(settings)}") from None
+        raise LobertError(f"{who} has a setting that is not a number: {listed(settings)}") from None
+
+
+def distillation(settings: Mapping[str, Any]) -> Distillation:
+    """The weights of the distillation terms."""
+    try:
+        return Distillation(**settings)
+    except TypeError:
+        raise LobertError(f"kd has a setting that is not a number: {listed(settings)}") from None
+
+
+def listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -132,7 +132,8 @@ class FactoredLinear(nn.Module):
         """The merged weight, formed again only after a factor has changed or moved."""
         state = tuple((factor.data_ptr(), factor._version, factor.dtype) for factor in self.group.factors)
         if self._merged is None or self._merged[0] != state:
-            self._merged = (state, self.weight)
+            with torch.autocast(self.group.factors[0].device.type, enabled=False):  # kept in the factors' own precision
+                self._merged = (state, self.weight)
         return self._merged[1]
 
     def __getstate__(self) -> dict[str, object]:

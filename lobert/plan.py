@@ -40,8 +40,11 @@ class Part:
             raise LobertError(
                 f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them"
             )
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise LobertError(f"keep={self.keep} is impossible: it is the share that stays, above 0 and at most 1")
+        check_keep(self.keep)
+        if not self.roles:
+            raise LobertError(
+                f"{self.name}: roles is empty, so there is nothing to compress: name some, or use decomp=none"
+            )
         for axis in self.stack:
             if axis not in STACK_LETTERS:
                 raise LobertError(f"{self.name}: nothing to stack by '{axis}': {suggest(axis, STACK_LETTERS)}")
@@ -50,6 +53,12 @@ class Part:
     def letters(self) -> str:
         """The stack as einsum letters, roles before layers."""
         return "".join(letter for axis, letter in STACK_LETTERS.items() if axis in self.stack)
+
+
+def check_keep(keep: float | None) -> None:
+    """Refuse a share that is none."""
+    if keep is not None and not (isinstance(keep, int | float) and 0 < keep <= 1):
+        raise LobertError(f"keep={keep} is impossible: it is the share that stays, above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,27 @@ class GroupPlan:
         try:
             slices = tuple((path, tuple(index)) for path, index in data["slices"])
             changed = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
-            return cls(**{**data, **changed})
-        except (KeyError, TypeError, ValueError) as error:
+            plan = cls(**{**data, **changed})
+            plan.check()
+        except (KeyError, TypeError, ValueError, AttributeError, LobertError) as error:
             raise LobertError(f"the compression plan is damaged: {type(error).__name__} {error}") from None
+        return plan
+
+    def check(self) -> None:
+        """Raise where the values do not fit together: a plan from a file is no more than data."""
+        method = factorization(self.factorization)
+        if len(self.shape) != len(self.stack) + 2 or self.stack not in ("", "s", "l", "sl"):
+            raise ValueError(f"stack '{self.stack}' does not fit shape {list(self.shape)}")
+        method.equation(self.stack)
+        if not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise ValueError(f"shape {list(self.shape)}")
+        if method.resolve_rank(self.shape, list(self.rank)) != self.rank:
+            raise ValueError(f"rank {list(self.rank)}")
+        if self.evaluation not in get_args(Evaluation):
+            raise ValueError(f"evaluation '{self.evaluation}'")
+        for _, index in self.slices:
+            if len(index) != len(self.stack) or any(not 0 <= i < n for i, n in zip(index, self.shape, strict=False)):
+                raise ValueError(f"slice {list(index)} of {list(self.shape)}")
 
 
 def make_plan(model: PreTrainedModel, parts: Sequence[Part], evaluation: Evaluation = "auto") -> list[GroupPlan]:
@@ -152,7 +179,7 @@ def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
     """The rank of one group: written for the part's first group, its last two entries swapped for a transposed one."""
     method = factorization(part.factorization)
     setting = part.default_rank if part.rank is None else part.rank
-    if transposed and not isinstance(setting, int | str) and len(setting) == len(shape):
+    if transposed and not isinstance(setting, int | float | str) and len(setting) == len(shape):
         setting = [*setting[:-2], setting[-1], setting[-2]]
     rank = method.resolve_rank(shape, setting)
     if part.keep is None:

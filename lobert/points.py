@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
-from lobert.plan import Part
+from lobert.plan import Part, check_keep
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -36,8 +37,7 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
             node["rank"] = rank
         if keep is not None and node.get("keep") is None:
             node["keep"] = keep
-    if keep is not None and not 0 < keep <= 1:
-        raise LobertError(f"keep={keep} is impossible: it is the share that stays, above 0 and at most 1")
+    check_keep(keep)
     return [Part(**node) for node in nodes.values()]
 
 
@@ -48,13 +48,22 @@ def named_parts(names: str | Sequence[str], keep: float | None = None, rank: Ran
     for name in chosen:
         if name not in known:
             raise LobertError(f"no decomp '{name}': {suggest(name, known)}")
+    return parts_from_settings({**compose_points(chosen), "keep": keep, "rank": rank})
+
+
+def compose_points(names: list[str]) -> dict[str, Any]:
+    """The `decomp` node of these points, composed apart from any Hydra application that may be running."""
+    application = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            settings = hydra.compose("config", [f"decomp=[{','.join(chosen)}]"])
+            settings = hydra.compose("config", [f"decomp=[{','.join(names)}]"])
     except HydraException as error:
-        raise LobertError(f"decomp {' and '.join(chosen)} do not go together: {' '.join(str(error).split())}") from None
+        raise LobertError(f"decomp {' and '.join(names)} do not go together: {' '.join(str(error).split())}") from None
+    finally:
+        GlobalHydra.instance().hydra = application
     decomp: Any = OmegaConf.to_container(settings.decomp, resolve=True)
-    return parts_from_settings({**decomp, "keep": keep, "rank": rank})
+    return dict(decomp)
 
 
 def decomp_name(parts: Sequence[Part]) -> str:
@@ -67,6 +76,6 @@ def asked_size(part: Part) -> str:
     if part.keep is not None:
         return f"@{part.keep:g}"
     if part.rank is not None:
-        entries = [part.rank] if isinstance(part.rank, int | str) else part.rank
+        entries = [part.rank] if isinstance(part.rank, int | float | str) else part.rank
         return "@" + "-".join(str(entry).replace("/", "_") for entry in entries)
     return ""

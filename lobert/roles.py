@@ -3,8 +3,10 @@
 A new architecture is one row of ARCHITECTURES.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -102,4 +104,10 @@ def keep_first_layers(model: PreTrainedModel, count: int) -> None:
             f"student.layers={count} is impossible: the encoder has {len(layers)} layers, so type 1 to {len(layers)}"
         )
     replace_module(model, layers_path(model), layers[:count])
-    model.config.num_hidden_layers = count
+    own_config(model).num_hidden_layers = count
+
+
+def own_config(model: PreTrainedModel) -> Any:
+    """The model's configuration, made its own first: transformers lets models share one object."""
+    model.config = copy.deepcopy(model.config)
+    return model.config

@@ -1,18 +1,20 @@
 """The tables that the law tests share: a tiny BERT, every factorization on every stack, every configuration file."""
 
-from collections.abc import Sequence
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
 from lobert.plan import Part
-from lobert.points import named_parts
+from lobert.points import parts_from_settings
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -30,7 +32,13 @@ ALIASES = {
     "self_tucker_4d": "tucker_4d",
     "self_falcon_4d": "falcon_4d",
 }
-TINY = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 192, "vocab_size": 100}
+TINY = {
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "vocab_size": 100,
+}
 
 # Tall, wide and square matrices, single rows and layers, stacks longer than the weights in them.
 SHAPES: dict[str, list[Shape]] = {
@@ -87,8 +95,13 @@ def rank_ladder(name: str, shape: Shape, steps: int = 6) -> list[Rank]:
 
 def tiny_bert(seed: int = 0, labels: int = 3, **changes: Any) -> BertForSequenceClassification:
     """A small classifier in which every parameter, biases and norms too, is its own and matters."""
+    return copy.deepcopy(_tiny_bert(seed, labels, tuple(changes.items())))
+
+
+@cache
+def _tiny_bert(seed: int, labels: int, changes: tuple[tuple[str, Any], ...]) -> BertForSequenceClassification:
     torch.manual_seed(seed)
-    model = BertForSequenceClassification(BertConfig(**{**TINY, **changes}, num_labels=labels))
+    model = BertForSequenceClassification(BertConfig(**{**TINY, **dict(changes)}, num_labels=labels))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)
@@ -109,10 +122,17 @@ def logits_of(model: torch.nn.Module, batch: dict[str, Tensor] | None = None) ->
     return model(**(batch or token_batch())).logits
 
 
+def point(name: str | tuple[str, ...], keep: float | None = None, rank: RankSetting | None = None) -> list[Part]:
+    """What `named_parts` gives, from a configuration that is composed only once: that is slow."""
+    return parts_from_settings({**decomp_settings(name), "keep": keep, "rank": rank})
+
+
 @cache
-def point(name: str | tuple[str, ...], keep: float | None = None, rank: RankSetting | None = None) -> Sequence[Part]:
-    """`named_parts`, read once: composing a configuration is slow."""
-    return tuple(named_parts(name, keep, rank))
+def decomp_settings(name: str | tuple[str, ...]) -> dict[str, Any]:
+    """The `decomp` node as `decomp=name` or `decomp=[name,name]` composes it."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", [f"decomp=[{name if isinstance(name, str) else ','.join(name)}]"])
+    return OmegaConf.to_container(config.decomp, resolve=True)  # type: ignore[return-value]
 
 
 def one_sentence(error: BaseException) -> str:

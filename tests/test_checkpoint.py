@@ -1,4 +1,4 @@
-"""Laws of students on disk: what was saved is loaded, and a damaged folder is told in one sentence that names the damage."""
+"""Laws of students on disk: what was saved is loaded, and damage is named in one sentence."""
 
 import json
 import shutil
@@ -129,10 +129,10 @@ def test_a_broken_config_is_named(student: Path, text: bytes) -> None:
     assert "config.json" in refused(student)
 
 
-@pytest.mark.parametrize("name", ["GoneForSequenceClassification", "Tensor", "AutoModel", 3])
-def test_an_unknown_model_class_is_named(student: Path, name: object) -> None:
+@pytest.mark.parametrize("name", ["GoneForSequenceClassification", "Tensor", "AutoModel"])
+def test_an_unknown_model_class_is_named(student: Path, name: str) -> None:
     edit_config(student, lambda config: config.update(architectures=[name]))
-    assert str(name) in refused(student)
+    assert name in refused(student)
 
 
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
@@ -164,7 +164,9 @@ def test_a_damaged_group_is_refused(student: Path, damage: dict[str, Any]) -> No
     refused(student)
 
 
-@pytest.mark.parametrize("plan", [5, "plan", [], {}, {"version": 1}, {"version": 1, "groups": 3}, {"version": 1, "groups": [None]}])
+@pytest.mark.parametrize(
+    "plan", [5, "plan", [], {}, {"version": 1}, {"version": 1, "groups": 3}, {"version": 1, "groups": [None]}]
+)
 def test_a_damaged_plan_is_refused(student: Path, plan: object) -> None:
     edit_config(student, lambda config: config.update(lobert=plan))
     refused(student)

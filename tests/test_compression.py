@@ -1,15 +1,15 @@
-"""Laws of compression: at full rank nothing changes, at any rank only the targeted weights do, and a student stays one."""
+"""Laws of compression: at full rank nothing changes, at any rank only the targeted weights do."""
 
 import copy
 import math
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from cases import CONF_COUNTS, POINTS, ROOT, conf_names, logits_of, one_sentence, point, tiny_bert, token_batch
+from cases import ALIASES, CONF_COUNTS, POINTS, ROOT, conf_names, logits_of, one_sentence, point, tiny_bert, token_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertModel, DistilBertConfig, DistilBertForSequenceClassification, PreTrainedModel
@@ -23,11 +23,13 @@ from lobert.plan import make_plan
 from lobert.roles import find_weights, keep_first_layers
 
 NAMES = conf_names("decomp")
+KINDS = [name for name in NAMES if name not in ALIASES]
 LISTS = [("tucker_4d", "ffn_svd"), ("svd", "ffn_tucker")]
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 LOAD_ALL = """
 import sys
 from pathlib import Path
+from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 import lobert
@@ -39,15 +41,14 @@ save_file(logits, root / "logits.safetensors")
 """
 
 
-@cache
-def full_rank(name: str) -> tuple[PreTrainedModel, CompressionReport]:
-    """The tiny classifier compressed at full rank, every part of it; not to be changed."""
-    model = tiny_bert()
-    parts = point(name, rank="full") if name != "none" else point(name)
-    return model, compress_model(model, make_plan(model, parts))
+def compress(model: nn.Module, name: str | tuple[str, ...], **size: Any) -> CompressionReport:
+    """`lobert.compress` without composing the configuration again."""
+    return compress_model(model, make_plan(model, point(name, **size)))
 
 
-def compressed(name: str | tuple[str, ...], keep: float | None = None, evaluation: Evaluation = "auto") -> PreTrainedModel:
+def compressed(
+    name: str | tuple[str, ...], keep: float | None = None, evaluation: Evaluation = "auto"
+) -> PreTrainedModel:
     model = tiny_bert()
     compress_model(model, make_plan(model, point(name, keep), evaluation))
     return model
@@ -63,14 +64,15 @@ def test_every_point_is_here() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_full_rank_leaves_the_logits_as_they_are(name: str) -> None:
-    model, report = full_rank(name)
+    model = tiny_bert()
+    report = compress(model, name, rank=None if name == "none" else "full")
     torch.testing.assert_close(logits_of(model), logits_of(tiny_bert()), **EXACT)
     assert report.error < 1e-6
     layers = {path for path, module in model.named_modules() if isinstance(module, FactoredLinear)}
     assert layers == targeted(name, tiny_bert())
 
 
-@pytest.mark.parametrize("name", [*NAMES, *LISTS])
+@pytest.mark.parametrize("name", [*KINDS, *LISTS])
 def test_all_that_is_not_targeted_survives_bit_for_bit(name: str | tuple[str, ...]) -> None:
     model, dense = compressed(name), tiny_bert()
     replaced = {f"{path}.weight" for path in targeted(name, dense)}
@@ -81,7 +83,7 @@ def test_all_that_is_not_targeted_survives_bit_for_bit(name: str | tuple[str, ..
     assert [p.requires_grad for p in model.parameters()] == [True] * len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *LISTS])
+@pytest.mark.parametrize("name", [*KINDS, *LISTS])
 def test_each_factor_is_once_in_the_state_and_counted_as_predicted(name: str | tuple[str, ...]) -> None:
     model, dense = tiny_bert(), tiny_bert()
     plans = make_plan(model, point(name))
@@ -100,7 +102,7 @@ def test_each_factor_is_once_in_the_state_and_counted_as_predicted(name: str | t
 def test_half_of_the_weights(name: str) -> None:
     model = tiny_bert()
     dense = linear_macs(model)
-    report = lobert.compress(model, name, keep=0.5)
+    report = compress(model, name, keep=0.5)
     assert report.keep <= 0.5
     assert logits_of(model).isfinite().all()
     assert linear_macs(model) == dense - sum(group.dense_macs - group.macs for group in report.groups) <= dense
@@ -109,7 +111,7 @@ def test_half_of_the_weights(name: str) -> None:
 @pytest.mark.parametrize("name", POINTS)
 def test_the_reported_error_is_that_of_the_layers(name: str) -> None:
     model, dense = tiny_bert(), tiny_bert()
-    report = lobert.compress(model, name)
+    report = compress(model, name)
     pairs = [(dense.get_submodule(path).weight, model.get_submodule(path).weight) for path in targeted(name, dense)]
     difference = sum((before - after).square().sum().item() for before, after in pairs)
     total = sum(before.square().sum().item() for before, _ in pairs)
@@ -146,7 +148,7 @@ def test_merging_a_dense_model_copies_it() -> None:
     assert torch.equal(logits_of(merged), logits_of(model))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *LISTS])
+@pytest.mark.parametrize("name", [*KINDS, *LISTS])
 def test_a_copy_keeps_the_sharing_and_nothing_in_common(name: str | tuple[str, ...]) -> None:
     model = compressed(name)
     twin = copy.deepcopy(model)
@@ -163,7 +165,7 @@ def test_a_copy_keeps_the_sharing_and_nothing_in_common(name: str | tuple[str, .
 
 
 def test_a_new_process_loads_every_student_to_the_same_logits(tmp_path: Path) -> None:
-    models = {"-".join(names): compressed(names) for names in [*((name,) for name in NAMES), *LISTS]}
+    models = {"-".join(names): compressed(names) for names in [*((name,) for name in KINDS), *LISTS]}
     for name, model in models.items():
         save_student(model, tmp_path / name)
         assert {path.suffix for path in (tmp_path / name).iterdir()} == {".json", ".safetensors"}
@@ -182,7 +184,7 @@ def test_a_student_with_fewer_layers(name: str, tmp_path: Path) -> None:
     short = tiny_bert(num_hidden_layers=2)
     short.load_state_dict(model.state_dict())
     torch.testing.assert_close(logits_of(model), logits_of(short))
-    lobert.compress(model, name, rank="full")
+    compress(model, name, rank="full")
     torch.testing.assert_close(logits_of(model), logits_of(short), **EXACT)
     save_student(model, tmp_path)
     torch.testing.assert_close(logits_of(lobert.load(tmp_path)), logits_of(model))
@@ -198,19 +200,21 @@ def test_an_impossible_number_of_layers_is_refused(count: int) -> None:
 def test_a_bare_encoder_is_compressed_too() -> None:
     encoder, dense = tiny_bert().bert, tiny_bert().bert
     assert isinstance(encoder, BertModel)
-    lobert.compress(encoder, "falcon_4d", rank="full")
+    compress(encoder, "falcon_4d", rank="full")
     with torch.no_grad():
         answers = [model(**token_batch()).last_hidden_state for model in (encoder, dense)]
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("first", "second"), [("svd", "svd"), ("svd", "falcon_4d"), ("svd", "ffn_svd"), ("none", "svd")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("svd", "svd"), ("svd", "falcon_4d"), ("svd", "ffn_svd"), ("none", "svd")]
+)
 def test_compressing_twice_is_refused(first: str, second: str) -> None:
     model = tiny_bert()
-    lobert.compress(model, first)
+    compress(model, first)
     before = model.state_dict().keys()
     with pytest.raises(LobertError, match="compressed already") as caught:
-        lobert.compress(model, second)
+        compress(model, second)
     one_sentence(caught.value)
     assert model.state_dict().keys() == before
 
@@ -221,7 +225,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(value: float) -> None
     path = "bert.encoder.layer.2.attention.self.key"
     model.get_submodule(path).weight.data[3, 4] = value
     with pytest.raises(LobertError, match=path) as caught:
-        lobert.compress(model, "tucker_4d")
+        compress(model, "tucker_4d")
     one_sentence(caught.value)
     assert not hasattr(model, BANK)
 
@@ -232,11 +236,12 @@ def distilbert() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"), [(nn.Linear(4, 4), "Linear"), (nn.Sequential(nn.Linear(4, 4)), "Sequential"), (distilbert(), "distilbert")]
+    ("model", "kind"),
+    [(nn.Linear(4, 4), "Linear"), (nn.Sequential(nn.Linear(4, 4)), "Sequential"), (distilbert(), "distilbert")],
 )
 def test_models_that_are_no_bert_are_refused(model: nn.Module, kind: str) -> None:
     with pytest.raises(LobertError, match=f"type '{kind}'") as caught:
-        lobert.compress(model, "svd")
+        compress(model, "svd")
     assert "Choices: bert" in one_sentence(caught.value)
 
 
@@ -263,7 +268,7 @@ def test_mistakes_in_the_call_change_nothing(names: str | list[str], settings: d
 def test_two_models_of_one_config_do_not_share_the_plan() -> None:
     student, teacher = tiny_bert(), tiny_bert()
     teacher = type(teacher)(student.config)
-    lobert.compress(student, "svd")
+    compress(student, "svd")
     assert not hasattr(teacher.config, "lobert")
 
 

@@ -1,5 +1,6 @@
 """Laws of the factorizations and of the contraction they share, each against an independent dense evaluation."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from lobert.factorizations.contraction import cheapest_path, contract
 
 EXACT = 1e-10
 TUCKER = [group[1:] for group in GROUPS if group[0] == "tucker"]
+SHRINKABLE = [group for group in GROUPS if min(group[2][-2:]) >= 6 and group[2][0] > 1]
 KEEPS = [1.0, 0.7, 0.5, 0.35]
 
 
@@ -36,7 +38,9 @@ def dropped(matrix: Tensor, rank: int) -> float:
 @pytest.mark.parametrize("content", ["random", "zero", "rank one"])
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
 def test_full_rank_reproduces_the_tensor(name: str, stack: str, shape: Shape, content: str) -> None:
-    tensor = {"random": random_tensor(shape), "zero": torch.zeros(shape), "rank one": torch.ones(shape)}[content].double()
+    tensor = {"random": random_tensor(shape), "zero": torch.zeros(shape), "rank one": torch.ones(shape)}[
+        content
+    ].double()
     full = FACTORIZATIONS[name].full_rank(shape)
     assert squared_error(name, stack, tensor, full) <= EXACT**2 * max(1.0, tensor.square().sum().item())
 
@@ -48,7 +52,7 @@ def test_error_never_grows_with_rank(name: str, stack: str, shape: Shape) -> Non
     dial = [method.scaled_rank(shape, size, full) for size in range(1, max(full) + 1)]
     for ladder in (rank_ladder(name, shape), dial):
         errors = [squared_error(name, stack, tensor, rank) for rank in ladder]
-        assert all(later <= earlier + EXACT for earlier, later in zip(errors, errors[1:], strict=False))
+        assert all(later <= earlier + EXACT for earlier, later in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
@@ -82,7 +86,7 @@ def test_squared_error_is_the_dropped_spectrum(name: str, stack: str, shape: Sha
 
 @pytest.mark.parametrize(("stack", "shape"), TUCKER)
 def test_tucker_error_lies_within_the_hosvd_bounds(stack: str, shape: Shape) -> None:
-    """Lower: no rank does better than its worst mode alone. Upper: ST-HOSVD adds up the modes at most, HOOI improves it."""
+    """Below: the worst mode alone. Above: all modes together, the bound of ST-HOSVD, which HOOI only improves."""
     tensor = random_tensor(shape)
     for rank in rank_ladder("tucker", shape):
         per_mode = [dropped(tensor.movedim(mode, 0).flatten(1), size) for mode, size in enumerate(rank)]
@@ -154,7 +158,7 @@ def test_rank_within_a_share_is_the_largest_that_fits(name: str, stack: str, sha
         assert method.resolve_rank(shape, rank) == rank
 
 
-@pytest.mark.parametrize(("name", "stack", "shape"), [group for group in GROUPS if min(group[2][-2:]) >= 6 and group[2][0] > 1])
+@pytest.mark.parametrize(("name", "stack", "shape"), SHRINKABLE)
 def test_a_share_that_is_too_small_names_the_smallest_possible(name: str, stack: str, shape: Shape) -> None:
     method = FACTORIZATIONS[name]
     default = (1,) * len(method.full_rank(shape))
@@ -242,7 +246,8 @@ def test_the_cheapest_path_is_the_einsum_at_the_least_cost(seed: int) -> None:
 @pytest.mark.parametrize("tokens", [1, 7, 1000])
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
 def test_without_merging_no_step_forms_a_weight(name: str, stack: str, shape: Shape, tokens: int) -> None:
-    factors, equation = random_factors(name, stack, shape, rank_ladder(name, shape)[2]), FACTORIZATIONS[name].equation(stack)
+    equation = FACTORIZATIONS[name].equation(stack)
+    factors = random_factors(name, stack, shape, rank_ladder(name, shape)[2])
     whole = equation.split("->")[0].split(",")
     terms = [*("".join(c for c in term if c not in stack) for term in whole), "ni"]
     first = [f[tuple(0 if c in stack else slice(None) for c in term)] for f, term in zip(factors, whole, strict=True)]

@@ -128,7 +128,7 @@ def scale(group: FactorGroup) -> None:
 
 
 def load(group: FactorGroup) -> None:
-    group.load_state_dict({name: 2 * value if name.endswith(".0") else value for name, value in group.state_dict().items()})
+    group.load_state_dict({**group.state_dict(), "factors.0": 2 * group.factors[0].detach()})
 
 
 def optimize(group: FactorGroup) -> None:

@@ -117,8 +117,8 @@ def test_planning_changes_nothing() -> None:
 
 
 def part(**changes: Any) -> Part:
-    settings: dict[str, Any] = {"roles": ["query", "key"], "stack": ["layer"], "factorization": "tucker", "default_rank": "full"}
-    return Part(**{"name": "mine", **settings, **changes})
+    sound = Part("mine", roles=["query", "key"], stack=["layer"], factorization="tucker", default_rank="full")
+    return dataclasses.replace(sound, **changes)
 
 
 @pytest.mark.parametrize(

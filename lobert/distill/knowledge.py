@@ -72,7 +72,7 @@ class StoredKnowledge:
 def open_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise LobertError(f"{path} cannot be read ({error}): delete its folder and run again to make it anew") from None
 
 
@@ -86,13 +86,14 @@ def write_knowledge(model: nn.Module, batches: Iterable[Batch], count: int, fold
         outputs = forward(model, {name: tensor.to(device) for name, tensor in batch.items()})
         rows = batch["index"].numpy()
         for name, values in (("logits", outputs.logits), ("cls", outputs.cls)):
-            if not torch.isfinite(values).all():
+            half = values.float().cpu().numpy().astype(np.float16)
+            if not np.isfinite(half).all():
                 raise LobertError(
                     "the teacher's outputs are not finite: train another teacher (teacher.learning_rate=... lower)"
                 )
             if name not in arrays:
                 arrays[name] = new_array(folder / f"{split}.{name}.npy", (count, *values.shape[1:]))
-            arrays[name][rows] = values.float().cpu().numpy().astype(np.float16)
+            arrays[name][rows] = half
     for array in arrays.values():
         array.flush()
 

@@ -20,7 +20,9 @@ from lobert.factorizations.contraction import contract, dense_path
 
 Rank = tuple[int, ...]
 Shape = tuple[int, ...]  # [*stack, out, in]
-RankSetting = int | str | Sequence[int | str]  # as written in a config: 64, full, [2, 384, 384], [2/3, 1/2, 1/2]
+RankSetting = (
+    int | float | str | Sequence[int | str]
+)  # as written in a config: 64, full, [2, 384, 384], [2/3, 1/2, 1/2]
 
 MODES = "sloi"
 
@@ -48,8 +50,12 @@ class Factorization(ABC):
         """Factors, in the order of the equation, with small `||T - einsum(factors)||`; `tensor` is float64, finite."""
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
-        """The rank at position `size` (1, 2, ... up to `max(full_rank)`) of this method's one dial, small to large."""
+        """The rank at position `size` (1, 2, ... up to `dial_length`) of this method's one dial, small to large."""
         return (size,)
+
+    def dial_length(self, shape: Shape, default: Rank) -> int:
+        """How many positions the dial has."""
+        return max(self.full_rank(shape))
 
     # ---- derived ----
 
@@ -71,7 +77,7 @@ class Factorization(ABC):
         full = self.full_rank(shape)
         if setting == "full":
             return full
-        entries = [setting] if isinstance(setting, int | str) else list(setting)
+        entries = [setting] if isinstance(setting, int | float | str) else list(setting)
         bounds = f"{self.name} on {list(shape)} takes {plural(len(full))}, each from 1 to {bracketed(full)}, or 'full'"
         if len(entries) != len(full):
             raise LobertError(f"rank={bracketed(entries)} has {plural(len(entries), 'entry', 'entries')}: {bounds}")
@@ -86,7 +92,7 @@ class Factorization(ABC):
         Raises LobertError where even the smallest rank holds more.
         """
         budget = keep * math.prod(shape)
-        low, high = 0, max(self.full_rank(shape))
+        low, high = 0, self.dial_length(shape, default)
         while low < high:  # parameters grow with the dial: bisect
             middle = (low + high + 1) // 2
             fits = self.parameters(stack, shape, self.scaled_rank(shape, middle, default)) <= budget
@@ -118,7 +124,7 @@ def relative_error(tensor: Tensor, equation: str, factors: Sequence[Tensor]) -> 
     return (torch.linalg.vector_norm(tensor - reconstruct(equation, factors)) / norm).item()
 
 
-def resolve_entry(entry: int | str, size: int, bounds: str) -> int:
+def resolve_entry(entry: int | float | str, size: int, bounds: str) -> int:
     """One rank: an integer as it is; a fraction such as "2/3" as that share of `size`, rounded, and at least 1."""
     whole, slash, parts = str(entry).partition("/")
     if isinstance(entry, float) or not (whole.lstrip("-").isdigit() and (not slash or parts.isdigit())):

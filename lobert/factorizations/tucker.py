@@ -31,11 +31,19 @@ class Tucker(Factorization):
         return tuple(min(size, math.prod(shape) // size) for size in shape)
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
-        """The stack modes keep their default rank; rows and columns shrink in equal proportion."""
-        longest = max(self.full_rank(shape))
-        rows, columns = (max(1, math.floor(size * full / longest)) for full in self.full_rank(shape)[-2:])
-        stack = math.prod(default[:-2])
-        return (*default[:-2], min(rows, columns * stack), min(columns, rows * stack))
+        """Rows and columns grow in equal proportion at the default stack rank; once they are full, the stack grows."""
+        full, longest = self.full_rank(shape), max(self.full_rank(shape))
+        rows, columns = (max(1, min(math.floor(size * most / longest), most)) for most in full[-2:])
+        stack, more = list(default[:-2]), max(0, size - longest)
+        for mode in reversed(range(len(stack))):
+            grown = min(full[mode], stack[mode] + more)
+            stack[mode], more = grown, more - (grown - stack[mode])
+        product = math.prod(stack)
+        return (*stack, min(rows, columns * product), min(columns, rows * product))
+
+    def dial_length(self, shape: Shape, default: Rank) -> int:
+        full = self.full_rank(shape)
+        return max(full) + sum(full[:-2]) - sum(default[:-2])
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         factors = hooi(tensor, sequential_hosvd(tensor, rank))

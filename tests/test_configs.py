@@ -1,0 +1,185 @@
+"""Laws of conf/: every file composes and is read, and a wrong value is answered in one sentence."""
+
+import itertools
+import re
+from functools import cache
+
+import hydra
+import pytest
+from cases import ALIASES, CONF, CONF_COUNTS, POINTS, conf_names, one_sentence, point
+from omegaconf import DictConfig, OmegaConf
+
+from lobert.errors import LobertError
+from lobert.job import Job, read_job
+from lobert.points import named_parts
+
+FILES = [(folder, name) for folder in CONF_COUNTS for name in conf_names(folder)]
+GROUPINGS, METHODS = conf_names("decomp/grouping"), conf_names("decomp/factorization")
+
+
+@cache
+def compose(*overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
+def job(*overrides: str) -> Job:
+    return read_job(compose(*overrides))
+
+
+def refusal(config: DictConfig) -> str:
+    with pytest.raises(LobertError) as caught:
+        read_job(config)
+    return one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("folder", CONF_COUNTS)
+def test_every_file_is_counted(folder: str) -> None:
+    assert len(conf_names(folder)) == CONF_COUNTS[folder]
+
+
+@pytest.mark.parametrize(("folder", "name"), FILES)
+def test_every_file_composes_and_is_read(folder: str, name: str) -> None:
+    read = job(f"{folder}={name}")
+    named = {"task": read.task.name, "encoder": read.encoder.name, "kd": read.kd}
+    assert named.get(folder, name) == name
+    assert read.name.startswith(f"{read.task.name}_{read.encoder.name}_")
+    assert "=" not in read.name
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_says_what_it_is(path: object) -> None:
+    lines = path.read_text().splitlines()  # type: ignore[attr-defined]
+    described = [line for line in lines if line.startswith("# ") and "@package" not in line]
+    assert described or "grouping" in str(path) or "factorization" in str(path)
+
+
+@pytest.mark.parametrize("name", conf_names("experiment"))
+def test_an_experiment_gives_its_command(name: str) -> None:
+    commands = re.findall(
+        r"^# python train.py experiment=(\w+)", (CONF / "experiment" / f"{name}.yaml").read_text(), re.M
+    )
+    assert commands == [name]
+
+
+@pytest.mark.parametrize(("grouping", "method"), zip(GROUPINGS, itertools.cycle(METHODS), strict=False))
+def test_groupings_and_factorizations_join_freely(grouping: str, method: str) -> None:
+    settings = {"grouping": grouping, "factorization": method}
+    read = job("decomp=svd", *(f"decomp/{folder}@decomp.attention={name}" for folder, name in settings.items()))
+    assert [part.factorization for part in read.parts] == [method]
+
+
+def test_every_grouping_and_factorization_is_used_by_a_point() -> None:
+    text = "".join((CONF / "decomp" / f"{name}.yaml").read_text() for name in POINTS)
+    used = re.findall(r"- (grouping|factorization)@\w+: (\w+)", text)
+    assert set(used) == {("grouping", name) for name in GROUPINGS} | {("factorization", name) for name in METHODS}
+
+
+# ---- decomp ----
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_an_alias_is_its_original(alias: str, name: str) -> None:
+    assert point(alias) == point(name)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_a_point_has_its_own_name_and_one_part(name: str) -> None:
+    assert [part.name for part in point(name)] == [name]
+
+
+def test_points_can_be_read_inside_another_hydra_application() -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert named_parts("svd") == point("svd")
+        assert hydra.compose("config").decomp.attention.name == "falcon_4d"
+
+
+def test_no_decomp_has_no_parts() -> None:
+    assert point("none") == []
+
+
+def test_a_list_of_points_has_the_parts_of_both() -> None:
+    assert [part.name for part in job("decomp=[tucker_4d,ffn_svd]").parts] == ["tucker_4d", "ffn_svd"]
+    assert point(("tucker_4d", "ffn_svd")) == point("tucker_4d") + point("ffn_svd")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keeps", "ranks"),
+    [
+        (["decomp=svd"], [None], [None]),
+        (["decomp=svd", "decomp.keep=0.5"], [0.5], [None]),
+        (["decomp=svd", "decomp.keep=1"], [1], [None]),
+        (["decomp=svd", "decomp.rank=64"], [None], [64]),
+        (["decomp=svd", "decomp.rank=full"], [None], ["full"]),
+        (["decomp=tucker_4d", "decomp.rank=[2,8,96,96]"], [None], [[2, 8, 96, 96]]),
+        (["decomp=tucker_4d", "decomp.attention.rank=[2,8,1/2,1/2]"], [None], [[2, 8, "1/2", "1/2"]]),
+        (["decomp=[svd,ffn_svd]", "decomp.keep=0.5"], [0.5, 0.5], [None, None]),
+        (["decomp=[svd,ffn_svd]", "decomp.keep=0.5", "decomp.ffn.keep=0.25"], [0.5, 0.25], [None, None]),
+        (["decomp=[svd,ffn_svd]", "decomp.ffn.rank=9"], [None, None], [None, 9]),
+    ],
+    ids=str,
+)
+def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks: list[object]) -> None:
+    parts = job(*overrides).parts
+    assert [part.keep for part in parts] == keeps
+    assert [part.rank for part in parts] == ranks
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "decomp.keep=0",
+        "decomp.keep=1.5",
+        "decomp.keep=-1",
+        "decomp.keep=half",
+        "decomp.evaluation=foo",
+        "decomp.init=foo",
+        "kd.alpha=2",
+        "kd.alpha=-0.1",
+        "kd.alpha=half",
+        "kd.temperature=0",
+        "kd.beta=-1",
+        "stage=foo",
+        "knowledge=foo",
+        "teacher.epochs=0",
+        "teacher.epochs=many",
+        "teacher.learning_rate=0",
+        "student.epochs=-1",
+        "student.batch_size=0",
+        "student.accumulate=0",
+        "student.weight_decay=-1",
+        "student.warmup=1",
+        "student.gradient_clip=-1",
+        "student.layers=two",
+        "eval_batch_size=0",
+        "task.max_length=1",
+        "task.train_examples=0",
+    ],
+)
+def test_a_wrong_value_is_answered_with_its_setting(setting: str) -> None:
+    assert setting.partition("=")[0].rpartition(".")[2] in refusal(
+        OmegaConf.merge(compose(), OmegaConf.from_dotlist([setting]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["decomp=[tucker_4d,ffn_svd]", "decomp.rank=1"], "decomp.attention.rank or decomp.ffn.rank"),
+        (["decomp=none", "decomp.rank=1"], "decomp.rank=1"),
+        (["decomp=none", "decomp.keep=2"], "keep=2"),
+        (["decomp=svd", "decomp.keep=0.5", "decomp.rank=4"], "keep=0.5 and rank=4"),
+        (["decomp=svd", "decomp.attention.keep=0.5", "decomp.rank=4"], "keep=0.5 and rank=4"),
+        (["decomp=svd", "decomp.attention.stack=[rolle]"], "did you mean 'role'"),
+        (["stage=studnt"], "did you mean 'student'"),
+        (["knowledge=dsk"], "did you mean 'disk'"),
+        (["task.metrics=[acuracy]"], "accuracy"),
+        (["logger=wandb", "logger.wandb.mode=ofline"], "did you mean 'offline'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_combination_is_answered_with_a_way_out(overrides: list[str], words: str) -> None:
+    assert words in refusal(compose(*overrides))
