@@ -142,7 +142,7 @@ def test_an_unknown_factorization_is_answered_with_the_nearest() -> None:
 def test_rank_within_a_share_is_the_largest_that_fits(name: str, stack: str, shape: Shape) -> None:
     method = FACTORIZATIONS[name]
     default = rank_ladder(name, shape)[3]
-    dial = [method.scaled_rank(shape, size, default) for size in range(1, max(method.full_rank(shape)) + 1)]
+    dial = [method.scaled_rank(shape, size, default) for size in range(1, method.dial_length(shape, default) + 1)]
     sizes = [method.parameters(stack, shape, rank) for rank in dial]
     assert sizes == sorted(sizes)
     for keep in KEEPS:

@@ -32,7 +32,9 @@ def run_here(output: Path, *overrides: str) -> float | None:
 
 def run_train(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """`python train.py` in a process of its own."""
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, f"output_dir={output}", *overrides]
+    flags = [word for word in overrides if word.startswith("-")]
+    settings = [*SMALL, f"output_dir={output}", *(word for word in overrides if word not in flags)]
+    command = [sys.executable, str(ROOT / "train.py"), *flags, *settings]
     return subprocess.run(command, capture_output=True, text=True, cwd=output, timeout=300, stdin=subprocess.DEVNULL)
 
 
@@ -192,7 +194,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, overrides in ((one, []), (two, ["trainer=ddp", "trainer.accelerator=cpu"])):
         folder.mkdir()
-        result = run_train(folder, "encoder.dropout=0.0", "task.train_examples=97", *overrides)
+        result = run_train(folder, "encoder.dropout=0.0", "task.train_examples=99", *overrides)
         assert result.returncode == 0, result.stderr
     for pattern in ("artefacts/teacher/*", "runs/*/student"):
         curves = [curve(next(folder.glob(pattern)) / "metrics.csv", "train/loss") for folder in (one, two)]

@@ -86,7 +86,8 @@ def write_knowledge(model: nn.Module, batches: Iterable[Batch], count: int, fold
         outputs = forward(model, {name: tensor.to(device) for name, tensor in batch.items()})
         rows = batch["index"].numpy()
         for name, values in (("logits", outputs.logits), ("cls", outputs.cls)):
-            half = values.float().cpu().numpy().astype(np.float16)
+            with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
+                half = values.float().cpu().numpy().astype(np.float16)
             if not np.isfinite(half).all():
                 raise LobertError(
                     "the teacher's outputs are not finite: train another teacher (teacher.learning_rate=... lower)"
