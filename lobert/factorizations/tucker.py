@@ -8,9 +8,9 @@ from torch import Tensor
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
 from lobert.factorizations.numerics import leading_eigenvectors, mode_gram, mode_product
 
-SWEEPS = 3
+SWEEPS = 5
 LONG_MODE = 1024
-TOLERANCE = 1e-5  # relative gain of the core's norm below which HOOI stops
+TOLERANCE = 1e-4  # relative gain of the norm of the core below which HOOI stops
 
 
 class Tucker(Factorization):
@@ -46,31 +46,37 @@ class Tucker(Factorization):
         return max(full) + sum(full[:-2]) - sum(default[:-2])
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        factors = hooi(tensor, sequential_hosvd(tensor, rank))
+        factors, core = sequential_hosvd(tensor, rank)
+        factors = hooi(tensor, factors, core.square().sum().item())
         core = project(tensor, factors)
         return [core, *(factor.T.contiguous() for factor in factors)]
 
 
-def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
-    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next one, short modes first."""
+def sequential_hosvd(tensor: Tensor, rank: Rank) -> tuple[list[Tensor], Tensor]:
+    """Orthonormal factors `[size, rank]` per mode; each mode is truncated before the next one, short modes first.
+
+    The second value is the core.
+    """
     factors = [tensor.new_empty(0)] * tensor.dim()
     for mode in sorted(range(tensor.dim()), key=lambda m: tensor.shape[m]):
         factors[mode] = leading_eigenvectors(mode_gram(tensor, mode), rank[mode])
         tensor = mode_product(tensor, factors[mode].T, mode)
-    return factors
+    return factors, tensor
 
 
-def hooi(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
-    """Improve the factors in turn, from a warm start, until the norm of the core stops growing."""
-    norm = project(tensor, factors).norm()
-    for _ in range(SWEEPS):
-        for mode in range(tensor.dim()):
-            if factors[mode].shape[0] == factors[mode].shape[1]:
-                continue  # a square orthonormal factor spans its whole mode already
+def hooi(tensor: Tensor, factors: list[Tensor], energy: float) -> list[Tensor]:
+    """Improve the factors in turn until the squared norm of the core, `energy` at the start, stops growing.
+
+    The shortest mode comes last: the norm of the core is read off its Gram matrix.
+    """
+    modes = [mode for mode in range(tensor.dim()) if factors[mode].shape[0] > factors[mode].shape[1]]
+    modes.sort(key=lambda m: -tensor.shape[m])  # a square factor spans its whole mode already
+    for _ in range(SWEEPS if modes else 0):
+        for mode in modes:
             gram = mode_gram(project(tensor, factors, skip=mode), mode)
             factors[mode] = better_factor(gram, factors[mode])
-        previous, norm = norm, project(tensor, factors).norm()
-        if norm - previous <= TOLERANCE * norm:
+        previous, energy = energy, torch.einsum("ir,ij,jr->", factors[modes[-1]], gram, factors[modes[-1]]).item()
+        if energy - previous <= 2 * TOLERANCE * energy:
             break
     return factors
 
@@ -86,8 +92,16 @@ def better_factor(gram: Tensor, factor: Tensor) -> Tensor:
 
 
 def project(tensor: Tensor, factors: list[Tensor], skip: int | None = None) -> Tensor:
-    """Multiply every mode but `skip` by its transposed factor, the strongest reduction first."""
+    """Multiply every mode but `skip` by its transposed factor, in the order that costs least.
+
+    A product over a mode of size n and rank r costs r per entry and leaves r / n of them: by exchanging neighbours, the
+    order by r / (1 - r / n) is the cheapest.
+    """
     modes = [mode for mode in range(tensor.dim()) if mode != skip]
-    for mode in sorted(modes, key=lambda m: factors[m].shape[1] / factors[m].shape[0]):
+    for mode in sorted(modes, key=lambda m: product_priority(*factors[m].shape)):
         tensor = mode_product(tensor, factors[mode].T, mode)
     return tensor
+
+
+def product_priority(size: int, rank: int) -> float:
+    return rank / (1 - rank / size) if rank < size else math.inf
