@@ -147,6 +147,8 @@ def _composition(error: HydraException, conf_dir: Path) -> str:
         if isinstance(cause, omegaconf_errors.ConfigAttributeError | omegaconf_errors.ConfigKeyError):
             return _unknown_setting(str(cause.full_key), cause.parent_node, conf_dir)
         return f"{text} {_first_line(cause)}"
+    if twice := re.match(r"Multiple values for decomp/\w+@decomp\.(\w+)\.", text):
+        return f"two of the compressions in decomp=[...] are for the same weights ({twice[1]}): choose one of them"
     if several := re.match(r"Ambiguous value for argument '(.+?)=(.+)' 1\.", text):
         key, values = several.groups()
         return f"'{key}={values}' names several values: add -m to run each, or type {key}=[{values}] for a list"

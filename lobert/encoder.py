@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -116,6 +117,16 @@ def tiny_vocabulary() -> list[str]:
     endings = ["##s", "##ed", "##ing", "##er", "##ly", "##tion", "##ent", "##al"]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *string.punctuation]
     return list(dict.fromkeys([*tokens, *("##" + letter for letter in letters), *words, *endings]))
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The encoder in `folder` with shapes alone: no weights are read, no memory is taken."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModel.from_config(config)
+    except (OSError, ValueError) as error:
+        raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

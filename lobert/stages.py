@@ -18,7 +18,7 @@ from lobert.compression import CompressionReport, GroupReport, compress_model
 from lobert.data import TextDataModule, load_examples, tokenize
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, TeacherOutputs, knowledge_bytes, write_knowledge
 from lobert.distill.losses import match_layers
-from lobert.encoder import build_classifier, load_tokenizer, model_key, tokenizer_key
+from lobert.encoder import build_classifier, load_tokenizer, model_key, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate, every_example
 from lobert.finetune import Training
@@ -66,6 +66,7 @@ class Workspace:
 def prepare(job: Job) -> Workspace:
     """Find the encoder, load and tokenize the task."""
     folder = job.encoder.folder(job.store)
+    check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
     examples = load_examples(job.task)
     splits = tokenize(examples, tokenizer, job.task.max_length, job.store, job.task.name, tokenizer_key(folder))
@@ -83,6 +84,14 @@ def prepare(job: Job) -> Workspace:
         job.machine.num_workers,
     )
     return Workspace(job, folder, tokenizer, data)
+
+
+def check_plan(job: Job, encoder: Path) -> None:
+    """Refuse an impossible compression now, and not after a teacher has been trained for it."""
+    model = skeleton(encoder)
+    if job.layers is not None:
+        keep_first_layers(model, job.layers)
+    make_plan(model, job.parts, job.evaluation)
 
 
 def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lobert.data import TextDataModule
 from lobert.errors import LobertError
@@ -102,7 +103,7 @@ def make_trainer(
             enable_model_summary=False,
             enable_progress_bar=interactive(),
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         sentence = " ".join(str(error).split())
