@@ -28,6 +28,7 @@ from lobert.roles import encoder_layers
 from lobert.stages import (
     Compressed,
     Workspace,
+    knowledge_folder,
     make_knowledge,
     make_student,
     make_teacher,
@@ -79,7 +80,7 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         return float(facts["metrics"][job.task.main_metric])
 
     if job.distillation.needs_teacher and job.knowledge == "disk":
-        with clock.stage("knowledge"):
+        with clock.stage("knowledge", found=knowledge_folder(work, teacher).exists()):
             knowledge = make_knowledge(work, teacher)
         log.info("knowledge: in %s", knowledge)
     if not job.reaches("student"):

@@ -175,12 +175,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
 # ---- knowledge ----
 
 
+def knowledge_recipe(work: Workspace, teacher: Path) -> Recipe:
+    return {"teacher": model_key(teacher), "data": work.data_key}
+
+
+def knowledge_folder(work: Workspace, teacher: Path) -> Path:
+    """Where the teacher's outputs are, or will be."""
+    job = work.job
+    return job.store.path("knowledge", f"{job.task.name}_{job.encoder.name}", knowledge_recipe(work, teacher))
+
+
 def make_knowledge(work: Workspace, teacher: Path) -> Path:
     """The folder of the teacher's outputs for train and dev, found or written."""
-    job = work.job
-    recipe = {"teacher": model_key(teacher), "data": work.data_key}
-    folder = job.store.path("knowledge", f"{job.task.name}_{job.encoder.name}", recipe)
-    make_folder(folder, recipe, partial(compute_knowledge, work, teacher))
+    folder = knowledge_folder(work, teacher)
+    make_folder(folder, knowledge_recipe(work, teacher), partial(compute_knowledge, work, teacher))
     return folder
 
 

@@ -70,7 +70,7 @@ RECORD = Record(
     teacher_macs_per_token=120_000,
     error=0.25,
     groups=[GROUP],
-    seconds={"teacher": 0.0, "train": 12.5},
+    seconds={"teacher": 0.0, "student": 12.5},
     found=["teacher"],
     epochs=3,
     batch_size=32,
@@ -216,7 +216,7 @@ def test_csv_holds_the_values_of_the_record() -> None:
     shared = row.keys() & {field.name for field in fields(Record)}
     assert {key: row[key] for key in shared} == {key: str(getattr(RECORD, key)) for key in shared}
     assert float(row["macs_ratio"]) == RECORD.macs_per_token / RECORD.teacher_macs_per_token
-    assert float(row["train_seconds"]) == RECORD.seconds["train"]
+    assert float(row["student_seconds"]) == RECORD.seconds["student"]
 
 
 def test_a_missing_number_is_empty_in_csv_and_a_dash_elsewhere() -> None:

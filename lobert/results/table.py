@@ -57,7 +57,7 @@ COLUMNS = (
     Column("parameters", "params\nM", lambda r: r.parameters, _form(1e-6, 2)),
     Column("macs_ratio", "MACs\nratio", lambda r: ratio(r.macs_per_token, r.teacher_macs_per_token), _form(1, 2)),
     Column("error", "error", lambda r: r.error, _form(1, 3)),
-    Column("train_seconds", "train\ns", lambda r: r.seconds.get("train"), _form(1, 0)),
+    Column("student_seconds", "student\ns", lambda r: r.seconds.get("student"), _form(1, 0)),
 )
 
 
