@@ -39,7 +39,7 @@ from lobert.plan import make_plan
 from lobert.points import conf_dir
 from lobert.progress import hush_libraries
 from lobert.roles import encoder_layers
-from lobert.stages import Workspace, prepare
+from lobert.stages.workspace import Workspace, prepare
 from lobert.student import Student
 from lobert.teacher import Teacher
 

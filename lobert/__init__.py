@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lobert.api import compress
     from lobert.checkpoint import load, merge
     from lobert.errors import LobertError
-    from lobert.library import compress
 
 __version__ = "0.1.0"
 __all__ = ["LobertError", "compress", "load", "merge"]
 
-HOMES = {"compress": "library", "load": "checkpoint", "merge": "checkpoint", "LobertError": "errors"}
+HOMES = {"compress": "api", "load": "checkpoint", "merge": "checkpoint", "LobertError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,20 +25,10 @@ from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
 from lobert.roles import encoder_layers
-from lobert.stages import (
-    Compressed,
-    Workspace,
-    knowledge_folder,
-    make_knowledge,
-    make_student,
-    make_teacher,
-    plan_student,
-    prepare,
-    read_facts,
-    read_report,
-    run_folder,
-    teacher_folder,
-)
+from lobert.stages.knowledge import knowledge_folder, make_knowledge
+from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
+from lobert.stages.teacher import make_teacher, teacher_folder
+from lobert.stages.workspace import Workspace, prepare, read_facts
 
 log = logging.getLogger(__name__)
 

@@ -252,7 +252,7 @@ def summary(record: Record) -> str:
 
 
 def test_the_summary_tells_scores_sizes_times_and_places() -> None:
-    told = ["MRPC", "f1", "80.0", "75.0", "1,800,000", "24.4 %", "25.0 %", "4.00×", "train 12.5"]
+    told = ["MRPC", "f1", "80.0", "75.0", "1,800,000", "24.4 %", "25.0 %", "4.00×", "student 12.5"]
     text = summary(RECORD)
     assert [word for word in [*told, "outputs/run/result.json", "outputs/student"] if word not in text] == []
 

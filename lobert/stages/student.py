@@ -1,0 +1,113 @@
+"""The student, found by what it was made from, or compressed and distilled."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from transformers import PreTrainedModel
+
+from lobert.artefacts import Recipe, fingerprint, make_folder
+from lobert.checkpoint import load
+from lobert.compression import CompressionReport, GroupReport, compress_model
+from lobert.distill.losses import match_layers
+from lobert.encoder import build_classifier, model_key
+from lobert.evaluation import evaluate
+from lobert.job import Job
+from lobert.plan import GroupPlan, make_plan
+from lobert.progress import track
+from lobert.roles import encoder_layers, keep_first_layers
+from lobert.stages.knowledge import teacher_outputs
+from lobert.stages.workspace import Workspace, batches_for, finish_model
+from lobert.student import Student
+from lobert.trainer import fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A student before training: the model, its plan, and what is known of it."""
+
+    plans: list[GroupPlan]
+    recipe: Recipe
+
+
+def plan_student(work: Workspace, teacher: Path) -> Compressed:
+    """The plan of the student and all it depends on; looks at shapes only."""
+    job = work.job
+    plans = make_plan(student_start(work, teacher), job.parts, job.evaluation)
+    recipe = {
+        **work.trained_with(job.student),
+        "teacher": model_key(teacher),
+        "start": "teacher" if job.init == "teacher" else work.encoder_key,
+        "layers": job.layers,
+        "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in plans],
+        "distillation": asdict(job.distillation),
+        "knowledge": job.knowledge if job.distillation.needs_teacher else None,
+        "seed": job.seed,
+        "dropout": job.encoder.dropout,
+    }
+    return Compressed(plans, json.loads(json.dumps(recipe)))
+
+
+def run_folder(work: Workspace, compressed: Compressed) -> Path:
+    """Folder of the run: it follows from what the student is made from."""
+    return work.job.runs / f"{work.job.name}-{fingerprint(compressed.recipe, length=8)}"
+
+
+def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
+    """The dense model a student starts from: the teacher or the pretrained encoder; all or its first layers."""
+    job = work.job
+    if job.init == "teacher":
+        model = load(teacher)
+    else:
+        model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    if job.layers is not None:
+        keep_first_layers(model, job.layers)
+    return model
+
+
+def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger] = ()) -> Path:
+    """The folder of the trained student, found or made; needs the knowledge where it distils from disk."""
+    folder = run_folder(work, compressed) / "student"
+    build = partial(train_student, work, teacher, compressed, loggers)
+    make_folder(folder, compressed.recipe, build, resume=work.job.resume, together=True)
+    return folder
+
+
+def train_student(
+    work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger], folder: Path
+) -> None:
+    """Compress, score before training, distil, and save the best epoch."""
+    job = work.job
+    pl.seed_everything(job.seed, verbose=False)
+    model = student_start(work, teacher)
+    report = compress_model(model, compressed.plans, lambda plans: track(plans, "factorizing", len(plans)))
+    model.to(job.machine.device)
+    zero_shot = evaluate(model, job.task, work.data)
+    log.info("student: %s", story(report, zero_shot, job))
+    matching = match_layers(len(encoder_layers(model)), len(encoder_layers(load(teacher))))
+    outputs = teacher_outputs(work, teacher)
+    module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
+    fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
+    if module.global_rank == 0:
+        groups = [asdict(group) for group in report.groups]
+        finish_model(work, model, folder, {"zero_shot_metrics": zero_shot, "groups": groups})
+
+
+def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:
+    """One line about a student before training."""
+    score = 100 * zero_shot[job.task.main_metric]
+    kept = f"{report.keep:.1%} of the compressed weights stay, error {report.error:.4f}"
+    return f"{kept}, {job.task.main_metric} {score:.1f} before training"
+
+
+def read_report(facts: dict[str, Any]) -> CompressionReport:
+    """The compression report that was saved with a student."""
+    return CompressionReport([GroupReport(**group) for group in facts["groups"]])

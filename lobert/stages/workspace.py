@@ -1,0 +1,121 @@
+"""What every stage starts from: a job with its encoder and tokenized data; and what every trained model ends as."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lobert.artefacts import Recipe, write_atomic
+from lobert.checkpoint import save_student
+from lobert.data import TextDataModule, load_examples, tokenize
+from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
+from lobert.errors import LobertError
+from lobert.evaluation import evaluate
+from lobert.finetune import Training
+from lobert.job import Job
+from lobert.plan import make_plan
+from lobert.roles import keep_first_layers
+from lobert.trainer import CHECKPOINTS
+
+FACTS_FILE = "lobert.json"  # what was measured while a model was made
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A job with its encoder and tokenized data: what every stage starts from."""
+
+    job: Job
+    encoder: Path
+    tokenizer: PreTrainedTokenizerBase
+    data: TextDataModule
+
+    @cached_property
+    def data_key(self) -> dict[str, str]:
+        """Fingerprints of the splits that training and scores depend on."""
+        return {split: self.data.splits[split].fingerprint for split in ("train", *self.job.task.eval_splits)}
+
+    @cached_property
+    def encoder_key(self) -> str:
+        return model_key(self.encoder)
+
+    def trained_with(self, training: Training) -> Recipe:
+        """What any training depends on beside its start."""
+        precision = self.job.machine.resolved_precision
+        return {
+            "data": self.data_key,
+            "metric": self.job.task.main_metric,
+            "training": asdict(training),
+            "precision": precision,
+        }
+
+
+def prepare(job: Job) -> Workspace:
+    """Find the encoder, load and tokenize the task."""
+    folder = job.encoder.folder(job.store)
+    check_plan(job, folder)
+    tokenizer = load_tokenizer(folder)
+    examples = load_examples(job.task)
+    splits = tokenize(examples, tokenizer, job.task.max_length, job.store, job.task.name, tokenizer_key(folder))
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise LobertError(f"the tokenizer of encoder {job.encoder.name} has no padding token: it cannot make batches")
+    # The training batches of a data module follow the seed of whoever trains; see `batches_for`.
+    data = TextDataModule(
+        splits,
+        job.task.eval_splits,
+        pad,
+        job.student.batch_size,
+        job.eval_batch_size,
+        job.seed,
+        job.machine.num_workers,
+    )
+    return Workspace(job, folder, tokenizer, data)
+
+
+def check_plan(job: Job, encoder: Path) -> None:
+    """Refuse an impossible compression now, and not after a teacher has been trained for it."""
+    model = skeleton(encoder)
+    if job.layers is not None:
+        keep_first_layers(model, job.layers)
+    make_plan(model, job.parts, job.evaluation)
+
+
+def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:
+    """The data with one training's batch size and order."""
+    job, data = work.job, work.data
+    return TextDataModule(
+        data.splits,
+        data.eval_splits,
+        data.pad_token_id,
+        training.batch_size,
+        data.eval_batch_size,
+        seed,
+        job.machine.num_workers,
+    )
+
+
+def finish_model(work: Workspace, model: PreTrainedModel, folder: Path, facts: dict[str, Any]) -> None:
+    """Score the trained model, save it with its facts, and drop the checkpoints it no longer needs."""
+    metrics = evaluate(model, work.job.task, work.data)
+    model.cpu()
+    save_student(model, folder, work.tokenizer)
+    write_atomic(folder / FACTS_FILE, json.dumps({**facts, "metrics": metrics}, indent=2) + "\n")
+    for checkpoint in (folder / CHECKPOINTS).glob("*"):
+        checkpoint.unlink()
+    (folder / CHECKPOINTS).rmdir()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What was measured while the model in `folder` was made."""
+    path = folder / FACTS_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LobertError(
+            f"{path} cannot be read ({error}): delete the folder {folder} and run again to make it anew"
+        ) from None
+    assert isinstance(facts, dict)
+    return facts
