@@ -37,6 +37,7 @@ COMPRESSIONS = (
 ROLES = (("query", "key", "value"), ("intermediate",), ("output",))  # those of one shape share a component
 DECAY = 0.5  # singular values fall like k ** -DECAY
 SPREAD = 0.04  # standard deviation of the weights, about that of BERT's
+UNEVEN = 1.6  # ratio of the largest to the smallest standard deviation among weights of a role, as MiniLM's values have
 ORIGINAL_STEPS = 10_000
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # learning rates tried, in units of 1 / the largest curvature at the start
 CPU = torch.device("cpu")
@@ -89,7 +90,11 @@ def synthetic_encoder(layers: int, hidden: int) -> BertModel:
 
 @torch.no_grad()
 def fill(model: nn.Module, roles: Sequence[str], random: torch.Generator) -> None:
-    """Each weight is the sum of four components: everybody's, its role's, its layer's and its own."""
+    """Each weight is the sum of four components: everybody's, its role's, its layer's and its own.
+
+    Its strength is its own, too: among weights of equal strength no choice of leading layers is better than another,
+    and alternating least squares wander on that plateau, which they do not on real weights.
+    """
     places = find_weights(model, list(roles))
     shape = linear_at(model, next(iter(places.values()))).weight.shape
     common = component(shape, random)
@@ -97,7 +102,8 @@ def fill(model: nn.Module, roles: Sequence[str], random: torch.Generator) -> Non
     by_layer = {layer: component(shape, random) for _, layer in places}
     for (role, layer), path in places.items():
         weight = common + by_role[role] + by_layer[layer] + component(shape, random)
-        linear_at(model, path).weight.copy_(weight * (SPREAD / weight.std()))
+        strength = UNEVEN ** (torch.rand((), generator=random) - 0.5)
+        linear_at(model, path).weight.copy_(weight * (SPREAD * strength / weight.std()))
 
 
 def component(shape: torch.Size, random: torch.Generator) -> Tensor:

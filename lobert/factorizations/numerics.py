@@ -13,6 +13,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+PANEL = 512  # columns of a Gram matrix computed at a time
+
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending) and eigenvectors of symmetric float64 matrices `[..., n, n]`.
@@ -34,16 +36,18 @@ def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
 
 
 def mode_gram(tensor: Tensor, mode: int) -> Tensor:
-    """Gram matrix `[n, n]` of the unfolding along `mode`, summed block by block without a transposed copy."""
-    size = tensor.shape[mode]
-    after = math.prod(tensor.shape[mode + 1 :])
-    if after == 1:
-        rows = tensor.reshape(-1, size)
-        return rows.T @ rows
+    """Gram matrix `[n, n]` of the unfolding along `mode`, summed block by block without a transposed copy.
+
+    Only the panels on and below the diagonal are multiplied; the rest is their mirror image.
+    """
+    size, after = tensor.shape[mode], math.prod(tensor.shape[mode + 1 :])
+    blocks = tensor.reshape(1, -1, size).mT if after == 1 else tensor.reshape(-1, size, after)
     gram = tensor.new_zeros(size, size)
-    for block in tensor.reshape(-1, size, after):
-        gram.addmm_(block, block.T)
-    return gram
+    for block in blocks:
+        for start in range(0, size, PANEL):
+            panel = slice(start, start + PANEL)
+            gram[start:, panel].addmm_(block[start:], block[panel].T)
+    return gram.tril() + gram.tril(-1).T
 
 
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
