@@ -1,14 +1,20 @@
 """What `import lobert` offers: the command line's compression as a function."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
+from lobert.allocation import AllocationName, Scope, Sizing, parameter_budget, size_parts, spend_budget
+from lobert.calibration import Statistics, calibrate
 from lobert.compression import CompressionReport, compress_model
+from lobert.distill.knowledge import Batch
+from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
 from lobert.layers import Evaluation
+from lobert.objective import Objective, ObjectiveName
 from lobert.plan import make_plan
 from lobert.points import named_parts
+from lobert.roles import architecture_of, find_weights
 
 
 def compress(
@@ -16,17 +22,52 @@ def compress(
     decomp: str | Sequence[str],
     *,
     keep: float | None = None,
+    scope: Scope = "targets",
     rank: RankSetting | None = None,
+    data: Iterable[Batch] | None = None,
+    objective: ObjectiveName | Objective | None = None,
+    allocate: AllocationName = "uniform",
     evaluation: Evaluation = "auto",
 ) -> CompressionReport:
     """Compress a BERT of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
 
     Args:
         decomp: a name of `conf/decomp`, or several: `["tucker_4d", "ffn_svd"]`.
-        keep: share of the touched weights that stays, above 0 and at most 1; None for the point's default rank.
+        keep: share of the weights in `scope` that stays, above 0 and at most 1; None for the point's default rank.
+        scope: "targets" (the weights that `decomp` touches), "encoder" or "model".
         rank: exact rank instead, where `decomp` is one point.
+        data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration.
+        objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
+        allocate: "uniform", or "greedy": rank where it lowers the error of the objective most.
         evaluation: "contract", "merge" or, by default, whichever costs fewer multiply-adds.
 
-    Raises LobertError for unknown names, impossible sizes and models whose roles are not known.
+    Raises LobertError for unknown names, impossible sizes, models whose roles are not known, and an objective that
+    needs data where there is none.
     """
-    return compress_model(model, make_plan(model, named_parts(decomp, keep, rank), evaluation))
+    goal = chosen_objective(objective, data is not None)
+    sizing = Sizing(keep, scope, allocate)
+    parts = size_parts(model, named_parts(decomp, keep, rank), sizing)
+    plans = make_plan(model, parts, evaluation)
+    statistics = None
+    if data is not None and goal.name != "weights":
+        statistics = measure(model, data, goal.needs_gradients or allocate == "greedy")
+    if allocate == "greedy":
+        plans, _ = spend_budget(model, plans, parameter_budget(model, parts), goal, statistics)
+    return compress_model(model, plans, objective=goal, statistics=statistics)
+
+
+def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bool) -> Objective:
+    """The objective that was asked for, or the best that the data allow."""
+    if objective is None:
+        return Objective("loss" if calibrated else "weights")
+    chosen = objective if isinstance(objective, Objective) else Objective(objective)
+    if chosen.name != "weights" and not calibrated:
+        raise LobertError(f"objective='{chosen.name}' needs calibration: give data=, batches of a few hundred examples")
+    return chosen
+
+
+def measure(model: PreTrainedModel, data: Iterable[Batch], gradients: bool) -> Statistics:
+    """Calibration statistics of every linear of the encoder."""
+    paths = find_weights(model, list(architecture_of(model).roles)).values()
+    regression = model.config.num_labels == 1
+    return calibrate(model, paths, data, gradients, regression)

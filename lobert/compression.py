@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lobert.calibration import Statistics
 from lobert.errors import LobertError
-from lobert.factorizations import factorization, relative_error
+from lobert.factorizations import factorization, reconstruct
 from lobert.layers import FactoredLinear, FactorGroup
+from lobert.objective import Norm, Objective, group_norm
 from lobert.plan import GroupPlan
 from lobert.roles import linear_at, own_config, replace_module
+from lobert.whitening import decompose_in_norm
 
 BANK = "factors"  # attribute of the model under which the groups live
+WEIGHTS = Objective()
 Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, or nothing
 
 
@@ -31,6 +35,7 @@ class GroupReport:
     macs: int
     dense_macs: int
     error: float  # relative Frobenius error
+    objective_error: float  # relative error in the objective's norm
     norm: float  # Frobenius norm of the dense tensor
     evaluation: str  # "contract" or "merge": the cheaper one, unless overridden
 
@@ -54,22 +59,45 @@ class CompressionReport:
         return sum(group.parameters for group in self.groups) / dense if dense else 1.0
 
 
-def compress_model(model: PreTrainedModel, plans: Sequence[GroupPlan], track: Track = iter) -> CompressionReport:
-    """Factorize the planned groups of `model` in place, by the smallest error in the weights.
+def compress_model(
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    track: Track = iter,
+    objective: Objective = WEIGHTS,
+    statistics: Statistics | None = None,
+) -> CompressionReport:
+    """Factorize the planned groups of `model` in place, by the smallest error in the norm of `objective`.
 
-    Biases and everything outside the plan stay as they are. Raises LobertError for weights that are not finite.
+    With `statistics` the biases make up for the change of each layer's mean output; without, they and everything
+    outside the plan stay as they are. Raises LobertError for weights that are not finite.
     """
     tensors = {plan.name: stack_weights(model, plan) for plan in plans}
     bank = install_skeleton(model, plans)
     reports = []
     for plan in track(plans):
         tensor = tensors.pop(plan.name)
-        factors = factorization(plan.factorization).decompose(tensor, plan.rank)
+        method, norm = factorization(plan.factorization), group_norm(objective, plan, statistics)
+        if objective.name == "weights":
+            factors = method.decompose(tensor, plan.rank)
+        else:
+            factors = decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
         group.set_factors(factors)
-        reports.append(report_group(plan, group, tensor, factors))
+        lost = tensor - reconstruct(group.equation, factors)
+        if objective.name != "weights" and statistics is not None:
+            correct_biases(model, plan, lost, statistics)
+        reports.append(report_group(plan, group, tensor, lost, norm))
     return CompressionReport(reports)
+
+
+@torch.no_grad()
+def correct_biases(model: PreTrainedModel, plan: GroupPlan, lost: Tensor, statistics: Statistics) -> None:
+    """Add to each bias what the lost part of the weight, `lost [*stack, out, in]`, gives for the mean input."""
+    for path, index in plan.slices:
+        layer = model.get_submodule(path)
+        if layer.bias is not None:
+            layer.bias += (lost[index] @ statistics.input_mean(path)).to(layer.bias)
 
 
 def stack_weights(model: PreTrainedModel, plan: GroupPlan) -> Tensor:
@@ -102,8 +130,8 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
     return bank
 
 
-def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, factors: list[Tensor]) -> GroupReport:
-    """Sizes, costs and error of one factorized group."""
+def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, lost: Tensor, norm: Norm) -> GroupReport:
+    """Sizes, costs and errors of one factorized group; `lost` is what the factors lack of `tensor`."""
     macs = group.macs_per_token()
     rows, columns = plan.shape[-2:]
     merged = group.merges(1 << 20, training=False)
@@ -116,10 +144,16 @@ def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, factors: l
         dense_parameters=plan.dense_parameters,
         macs=macs * len(plan.slices),
         dense_macs=rows * columns * len(plan.slices),
-        error=relative_error(tensor, group.equation, factors),
+        error=ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item()),
+        objective_error=math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
         evaluation="merge" if merged else "contract",
     )
+
+
+def ratio(part: float, whole: float) -> float:
+    """`part / whole`, and 0 for a tensor of zeros."""
+    return part / whole if whole else 0.0
 
 
 def linear_macs(module: nn.Module) -> int:

@@ -39,6 +39,16 @@ def every_example(data: TextDataModule, split: str) -> ResumableLoader:
     return ResumableLoader(tokens, sampler, data.pad_token_id, data.num_workers)
 
 
+def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoader:
+    """Batches of `count` examples of a split (of all where it has fewer), the same in every run, sorted by length."""
+    tokens = data.splits[split]
+    rows = np.random.default_rng(0).permutation(len(tokens))[:count]
+    rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
+    size = data.eval_batch_size
+    batches = [rows[start : start + size].tolist() for start in range(0, len(rows), size)]
+    return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
+
+
 def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:
     """Metrics of the model on every labelled dev split."""
     metrics: dict[str, float] = {}

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from lobert.allocation import Sizing
 from lobert.artefacts import Store, fingerprint
 from lobert.data import Task
 from lobert.encoder import EncoderSource
@@ -14,6 +15,7 @@ from lobert.errors import LobertError, suggest
 from lobert.finetune import Training
 from lobert.layers import Evaluation
 from lobert.loggers import WandbSettings
+from lobert.objective import Objective
 from lobert.plan import Part
 from lobert.points import decomp_name, parts_from_settings
 from lobert.student import Distillation
@@ -27,7 +29,13 @@ CHOICES = {
     "decomp.evaluation": get_args(Evaluation),
     "resume": ("True", "False"),
 }
-WHOLE_NUMBERS = {"eval_batch_size": 1, "seed": 0, "teacher.seed": 0, "student.layers": 1}  # and their least value
+WHOLE_NUMBERS = {  # and their least value
+    "eval_batch_size": 1,
+    "seed": 0,
+    "teacher.seed": 0,
+    "student.layers": 1,
+    "decomp.calibration_examples": 1,
+}
 ELSEWHERE = ("output_dir", "stage", "resume", "logger")  # settings that change no number
 
 
@@ -39,8 +47,10 @@ class Job:
     encoder: EncoderSource
     parts: list[Part]
     evaluation: Evaluation
+    sizing: Sizing
+    objective: Objective
+    calibration_examples: int
     init: str
-    keep: float | None
     layers: int | None
     distillation: Distillation
     kd: str
@@ -61,7 +71,9 @@ class Job:
     @property
     def name(self) -> str:
         """Readable name of the run, for folders and W&B."""
-        parts = [self.task.name, self.encoder.name, decomp_name(self.parts), self.kd, f"seed{self.seed}"]
+        how: list[str] = [] if self.objective.name == "weights" else [self.objective.name]
+        how += [] if self.sizing.allocate == "uniform" else [self.sizing.allocate]
+        parts = [self.task.name, self.encoder.name, decomp_name(self.parts), *how, self.kd, f"seed{self.seed}"]
         return "_".join(parts)
 
     @property
@@ -88,8 +100,10 @@ def read_job(cfg: DictConfig) -> Job:
         encoder=EncoderSource(**encoder),
         parts=parts_from_settings(decomp),
         evaluation=decomp["evaluation"],
+        sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
+        objective=Objective(decomp["objective"], decomp["damping"], decomp["temper"]),
+        calibration_examples=decomp["calibration_examples"],
         init=decomp["init"],
-        keep=decomp["keep"],
         layers=student.pop("layers"),
         kd=kd.pop("name"),
         distillation=distillation(kd),

@@ -117,7 +117,10 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         metrics=metrics,
         teacher_metrics=teacher_facts["metrics"],
         zero_shot_metrics=facts["zero_shot_metrics"],
-        keep=job.keep,
+        keep=job.sizing.keep,
+        scope=job.sizing.scope,
+        allocate=job.sizing.allocate,
+        objective=job.objective.name,
         keep_targets=report.keep,
         error=report.error,
         groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]

@@ -124,7 +124,7 @@ class ResumableLoader:
     def __init__(
         self,
         split: TokenizedSplit,
-        batch_sampler: LengthGroupedBatchSampler,
+        batch_sampler: LengthGroupedBatchSampler | Sequence[list[int]],
         pad_token_id: int,
         num_workers: int = 0,
         progress: Callable[[], int] = int,

@@ -2,11 +2,12 @@
 
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.base import Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
+from lobert.factorizations.dense import Dense
 from lobert.factorizations.falcon import Falcon
 from lobert.factorizations.svd import SVD
 from lobert.factorizations.tucker import Tucker
 
-FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in (SVD, Falcon, Tucker)}
+FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in (SVD, Falcon, Tucker, Dense)}
 
 
 def factorization(name: str) -> Factorization:
@@ -19,6 +20,7 @@ def factorization(name: str) -> Factorization:
 __all__ = [
     "FACTORIZATIONS",
     "SVD",
+    "Dense",
     "Factorization",
     "Falcon",
     "Rank",

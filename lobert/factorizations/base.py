@@ -31,6 +31,7 @@ class Factorization(ABC):
     """T ~ einsum(equation, factors). A method defines the parts below; the rest of this file follows from them."""
 
     name: ClassVar[str]
+    GRID: ClassVar[int | None] = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
 
     # ---- must be defined ----
 
@@ -57,6 +58,12 @@ class Factorization(ABC):
         """How many positions the dial has."""
         return max(self.full_rank(shape))
 
+    def squared_errors(self, stack: str, tensor: Tensor, ranks: Sequence[Rank]) -> list[float]:
+        """`||T - einsum(factors)||²` at each of some ranks; by decomposing at each, where there is no shorter way."""
+        equation = self.equation(stack)
+        norm = tensor.square().sum().item()
+        return [relative_error(tensor, equation, self.decompose(tensor, rank)) ** 2 * norm for rank in ranks]
+
     # ---- derived ----
 
     def factor_shapes(self, stack: str, shape: Shape, rank: Rank) -> list[Shape]:
@@ -68,6 +75,13 @@ class Factorization(ABC):
     def parameters(self, stack: str, shape: Shape, rank: Rank) -> int:
         """How many numbers the factors hold."""
         return sum(math.prod(factor) for factor in self.factor_shapes(stack, shape, rank))
+
+    def candidates(self, shape: Shape, default: Rank) -> list[Rank]:
+        """Ranks of growing size, for an allocation to choose among."""
+        last = self.dial_length(shape, default)
+        count = min(last, self.GRID or last)
+        sizes = {max(1, round(last * (position + 1) / count)) for position in range(count)}
+        return list(dict.fromkeys(self.scaled_rank(shape, size, default) for size in sorted(sizes)))
 
     def resolve_rank(self, shape: Shape, setting: RankSetting) -> Rank:
         """A rank as integers, from how it is written: `64`, `[2, 8, 576, 576]`, `full`, or shares of it, `[2/3, 1/2]`.

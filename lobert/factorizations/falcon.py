@@ -1,12 +1,13 @@
 """FALCON: extended Hadamard product of a small factor and a shared one (Quan et al.), in closed form."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from lobert.errors import LobertError
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
-from lobert.factorizations.numerics import truncated_svd
+from lobert.factorizations.numerics import dropped, squared_singular_values, truncated_svd
 
 
 class Falcon(Factorization):
@@ -18,6 +19,7 @@ class Falcon(Factorization):
     """
 
     name = "falcon"
+    GRID = None
 
     def equation(self, stack: str) -> str:
         if not stack:
@@ -35,3 +37,7 @@ class Falcon(Factorization):
         left, right = truncated_svd(second_first.flatten(2), rank[0])  # [m, j, r], [m, r, ...]
         shared = right.transpose(0, 1).reshape(rank[0], *tensor.shape[1:])
         return [left.permute(2, 1, 0).contiguous(), shared.contiguous()]
+
+    def squared_errors(self, stack: str, tensor: Tensor, ranks: Sequence[Rank]) -> list[float]:
+        errors = dropped(squared_singular_values(tensor.transpose(0, 1).flatten(2)).sum(0)).tolist()
+        return [errors[rank[0]] for rank in ranks]

@@ -60,6 +60,18 @@ def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return torch.matmul(matrix, tensor.reshape(-1, matrix.shape[1], after)).reshape(shape)
 
 
+def squared_singular_values(matrix: Tensor) -> Tensor:
+    """Of `matrix [..., m, n]`, largest first, `[..., min(m, n)]`."""
+    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
+    return torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+
+
+def dropped(energies: Tensor) -> Tensor:
+    """Of `energies [k]`, what is left after the first 0, 1, ..., k of them, `[k + 1]`."""
+    tails = energies.flip(0).cumsum(0).flip(0)
+    return torch.cat([tails, tails.new_zeros(1)])
+
+
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Best factors `left [..., m, r]`, `right [..., r, n]` of `matrix [..., m, n]` (Eckart and Young, 1936).
 

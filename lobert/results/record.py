@@ -17,7 +17,7 @@ from lobert.errors import LobertError
 if TYPE_CHECKING:
     import torch  # tables are made without loading it
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD_FILE = "result.json"
 LIBRARIES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "tensorly", "lobert")
 
@@ -36,6 +36,7 @@ class Group(TypedDict):
     macs: int
     dense_macs: int
     error: Number
+    objective_error: Number
     evaluation: str
 
 
@@ -65,6 +66,9 @@ class Record:
     teacher_metrics: Mapping[str, Number]
     zero_shot_metrics: Mapping[str, Number]
 
+    objective: str  # weights | activations | fisher | loss
+    allocate: str  # uniform | greedy
+    scope: str  # what keep is a share of: targets | encoder | model
     keep: Number  # as asked; None where ranks were given
     keep_targets: Number
     keep_encoder: Number

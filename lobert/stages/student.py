@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
+from lobert.allocation import parameter_budget, size_parts, spend_budget
 from lobert.artefacts import Recipe, fingerprint, make_folder
 from lobert.checkpoint import load
-from lobert.compression import CompressionReport, GroupReport, compress_model
+from lobert.compression import CompressionReport, GroupReport, Track, compress_model
 from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
 from lobert.evaluation import evaluate
@@ -22,6 +23,7 @@ from lobert.job import Job
 from lobert.plan import GroupPlan, make_plan
 from lobert.progress import track
 from lobert.roles import encoder_layers, keep_first_layers
+from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
 from lobert.stages.workspace import Workspace, batches_for, finish_model
 from lobert.student import Student
@@ -35,25 +37,43 @@ class Compressed:
     """A student before training: the model, its plan, and what is known of it."""
 
     plans: list[GroupPlan]
+    budget: float
     recipe: Recipe
+    start: Recipe
 
 
 def plan_student(work: Workspace, teacher: Path) -> Compressed:
     """The plan of the student and all it depends on; looks at shapes only."""
     job = work.job
-    plans = make_plan(student_start(work, teacher), job.parts, job.evaluation)
-    recipe = {
-        **work.trained_with(job.student),
+    model = student_start(work, teacher)
+    parts = size_parts(model, job.parts, job.sizing)
+    plans, budget = make_plan(model, parts, job.evaluation), parameter_budget(model, parts)
+    start = {
         "teacher": model_key(teacher),
         "start": "teacher" if job.init == "teacher" else work.encoder_key,
         "layers": job.layers,
+    }
+    recipe = {
+        **work.trained_with(job.student),
+        **start,
+        **chosen_by(job, budget),
         "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in plans],
         "distillation": asdict(job.distillation),
         "knowledge": job.knowledge if job.distillation.needs_teacher else None,
         "seed": job.seed,
         "dropout": job.encoder.dropout,
     }
-    return Compressed(plans, json.loads(json.dumps(recipe)))
+    return Compressed(plans, budget, json.loads(json.dumps(recipe)), start)
+
+
+def chosen_by(job: Job, budget: float) -> Recipe:
+    """What the factors depend on beside the plan: nothing more where they are those of the weights alone."""
+    recipe: dict[str, Any] = {}
+    if job.objective.name != "weights":
+        recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
+    if job.sizing.allocate != "uniform":
+        recipe |= {"allocate": job.sizing.allocate, "budget": budget}
+    return recipe
 
 
 def run_folder(work: Workspace, compressed: Compressed) -> Path:
@@ -88,7 +108,7 @@ def train_student(
     job = work.job
     pl.seed_everything(job.seed, verbose=False)
     model = student_start(work, teacher)
-    report = compress_model(model, compressed.plans, lambda plans: track(plans, "factorizing", len(plans)))
+    report = compress_start(work, model, compressed)
     model.to(job.machine.device)
     zero_shot = evaluate(model, job.task, work.data)
     log.info("student: %s", story(report, zero_shot, job))
@@ -99,6 +119,22 @@ def train_student(
     if module.global_rank == 0:
         groups = [asdict(group) for group in report.groups]
         finish_model(work, model, folder, {"zero_shot_metrics": zero_shot, "groups": groups})
+
+
+def compress_start(work: Workspace, model: PreTrainedModel, compressed: Compressed) -> CompressionReport:
+    """Calibrate, allocate and factorize, as far as the job asks for each."""
+    job, plans = work.job, compressed.plans
+    statistics = make_statistics(work, compressed.start, model)
+    if job.sizing.allocate == "greedy" and plans:
+        weighing = bar("weighing sizes")
+        plans, allocation = spend_budget(model, plans, compressed.budget, job.objective, statistics, weighing)
+        log.info("allocation: %s", allocation.story())
+    return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
+
+
+def bar(description: str) -> Track:
+    """A progress bar over the groups of a plan."""
+    return lambda plans: track(plans, description, len(plans))
 
 
 def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lobert.allocation import size_parts
 from lobert.artefacts import Recipe, write_atomic
 from lobert.checkpoint import save_student
 from lobert.data import TextDataModule, load_examples, tokenize
@@ -80,7 +81,7 @@ def check_plan(job: Job, encoder: Path) -> None:
     model = skeleton(encoder)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
-    make_plan(model, job.parts, job.evaluation)
+    make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation)
 
 
 def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:

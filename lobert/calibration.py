@@ -1,0 +1,220 @@
+"""One pass over training examples: the moments of every linear's inputs and of the gradients at its outputs.
+
+Only real tokens count. Products are in single precision, their sums in double.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from lobert.distill.knowledge import Batch, model_inputs
+from lobert.errors import LobertError
+from lobert.roles import linear_at
+
+STATISTICS_FILE = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments by module path; inputs shared by several linears stand once, under the first one's path.
+
+    Attributes:
+        source: of each path, the path whose inputs it shares.
+        mean: `[in]`, E[x] over tokens.
+        second_moment: `[in, in]`, E[x xᵀ] over tokens.
+        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples; empty where the
+            gradients were not asked for.
+        fisher: `[in]`, sums over outputs of the squared gradient of the weight, averaged over examples.
+    """
+
+    source: Mapping[str, str]
+    mean: Mapping[str, Tensor]
+    second_moment: Mapping[str, Tensor]
+    gradient: Mapping[str, Tensor]
+    fisher: Mapping[str, Tensor]
+
+    def input_mean(self, path: str) -> Tensor:
+        return self.mean[self._source(path)]
+
+    def covariance(self, path: str) -> Tensor:
+        """Centred covariance `[in, in]` of a linear's inputs."""
+        source = self._source(path)
+        mean = self.mean[source]
+        return self.second_moment[source] - torch.outer(mean, mean)
+
+    def _source(self, path: str) -> str:
+        if path not in self.source:
+            raise LobertError(f"there are no calibration statistics of '{path}': calibrate with the model as it is")
+        return self.source[path]
+
+
+@dataclass
+class Accumulator:
+    """Sums over the batches of a calibration pass; `tokens` by path, because a pooler sees one of each example."""
+
+    source: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    products: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    fisher: dict[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+
+    def statistics(self) -> Statistics:
+        """The averages."""
+        return Statistics(
+            source=self.source,
+            mean={path: total / self.tokens[path] for path, total in self.inputs.items()},
+            second_moment={path: total / self.tokens[path] for path, total in self.products.items()},
+            gradient={path: total / self.examples for path, total in self.gradients.items()},
+            fisher={path: total / self.examples for path, total in self.fisher.items()},
+        )
+
+
+class Recorder:
+    """Hooks on some linears that keep what goes in and comes out during one forward pass."""
+
+    def __init__(self, model: PreTrainedModel, paths: Iterable[str]) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self._handles = [linear_at(model, path).register_forward_hook(self._keep(path)) for path in paths]
+
+    def _keep(self, path: str):  # type: ignore[no-untyped-def]  # the hook's type is torch's own affair
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            self.inputs[path], self.outputs[path] = inputs[0], output
+
+        return hook
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def calibrate(
+    model: PreTrainedModel,
+    paths: Iterable[str],
+    batches: Iterable[Batch],
+    gradients: bool,
+    regression: bool = False,
+) -> Statistics:
+    """Statistics of the linears at `paths` over the examples of `batches`; leaves the model in evaluation mode.
+
+    With `gradients`, g is the gradient at a linear's output of the teacher's own log-likelihood: its second moment is
+    the Fisher information (Martens and Grosse, 2015), here by random signs in the eigenbasis of the logits' Fisher
+    matrix, which has the same mean as labels sampled from the softmax and less variance.
+    """
+    model.eval()
+    recorder, sums = Recorder(model, paths), Accumulator()
+    device = next(model.parameters()).device
+    random = torch.Generator().manual_seed(0)
+    try:
+        with torch.set_grad_enabled(gradients):
+            for batch in batches:
+                inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
+                logits = classifier_logits(model(**inputs), gradients)
+                mask = inputs["attention_mask"].bool()
+                sums.examples += len(mask)
+                add_inputs(sums, recorder, mask)
+                if logits is not None:
+                    add_gradients(sums, recorder, logits, random_direction(logits.detach(), regression, random))
+    finally:
+        recorder.remove()
+    return sums.statistics()
+
+
+def classifier_logits(outputs: ModelOutput, gradients: bool) -> Tensor | None:
+    """The logits where gradients are asked for; LobertError for a model that has none."""
+    if not gradients:
+        return None
+    if outputs.get("logits") is None:
+        raise LobertError(
+            "the model has no logits, so no loss to measure: calibrate a classifier, or choose objective=activations"
+        )
+    return outputs["logits"]
+
+
+@torch.no_grad()
+def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor) -> None:
+    """Add the moments of the recorded inputs; those of one tensor once."""
+    first: dict[int, str] = {}
+    for path, x in recorder.inputs.items():
+        source = sums.source.setdefault(path, first.setdefault(id(x), path))
+        if source != path:
+            continue
+        tokens = real_tokens(x, mask).float()
+        sums.tokens[path] = sums.tokens.get(path, 0) + len(tokens)
+        add(sums.inputs, path, tokens.sum(0))
+        add(sums.products, path, tokens.T @ tokens)
+
+
+def add_gradients(sums: Accumulator, recorder: Recorder, logits: Tensor, direction: Tensor) -> None:
+    """Add the moments of the gradients of `direction · logits` at the recorded outputs."""
+    paths = list(recorder.outputs)
+    found = torch.autograd.grad((logits * direction).sum(), [recorder.outputs[path] for path in paths])
+    with torch.no_grad():
+        for path, gradient in zip(paths, found, strict=True):
+            gradient, x = gradient.float(), recorder.inputs[path].detach().float()
+            rows = gradient.flatten(0, -2)
+            add(sums.gradients, path, rows.T @ rows)
+            if x.dim() == 2:
+                gradient, x = gradient[:, None], x[:, None]
+            add(sums.fisher, path, (gradient.mT @ x).square().sum((0, 1)))
+
+
+def real_tokens(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, in] -> [tokens, in]
+    """The vectors of real tokens; a tensor `[B, in]` has one vector for each example already."""
+    return x[mask] if x.dim() == 3 else x
+
+
+def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
+    total = sums.get(path)
+    sums[path] = value.double().cpu() if total is None else total + value.double().cpu()
+
+
+def random_direction(logits: Tensor, regression: bool, random: torch.Generator) -> Tensor:  # [B, C] -> [B, C]
+    """Vectors v with E[v vᵀ] the Fisher matrix of the logits: diag(p) - p pᵀ for classes, 1 for scores."""
+    signs = torch.randint(0, 2, logits.shape, generator=random).to(logits) * 2 - 1
+    if regression:
+        return signs
+    p = logits.double().softmax(-1)
+    values, vectors = torch.linalg.eigh(torch.diag_embed(p) - p[:, :, None] * p[:, None, :])
+    return ((vectors * values.clamp(min=0).sqrt()[:, None, :]) @ signs.double()[:, :, None])[:, :, 0].to(logits)
+
+
+# ---- on disk ----
+
+TABLES = ("mean", "second_moment", "gradient", "fisher")
+
+
+def save_statistics(statistics: Statistics, folder: Path) -> None:
+    """Write the statistics into `folder`, in single precision."""
+    tensors = {
+        f"{table}/{path}": tensor.float().contiguous()
+        for table in TABLES
+        for path, tensor in getattr(statistics, table).items()
+    }
+    save_file(tensors, folder / STATISTICS_FILE, {"source": json.dumps(dict(statistics.source))})
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """The statistics in `folder`, in double precision. Raises LobertError where they cannot be read."""
+    path = folder / STATISTICS_FILE
+    tables: dict[str, dict[str, Tensor]] = {table: {} for table in TABLES}
+    try:
+        with safe_open(path, "pt") as file:
+            source = json.loads(file.metadata()["source"])
+            for key in file.keys():  # noqa: SIM118  # the file is no dict
+                table, _, name = key.partition("/")
+                tables[table][name] = file.get_tensor(key).double()
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LobertError(f"{path} cannot be read ({error}): delete {folder} and run again to make it anew") from None
+    return Statistics(source, **tables)

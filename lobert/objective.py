@@ -1,0 +1,102 @@
+"""The norm in which a compression is close to its model: of the weights, of the layers' outputs, or of the loss.
+
+A norm gives each weight matrix an input metric C and an output metric G, and the error tr(G D C Dᵀ) to what D it lacks.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lobert.calibration import Statistics
+from lobert.errors import LobertError, suggest
+from lobert.factorizations.numerics import eigh
+from lobert.plan import GroupPlan
+
+ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which norm, and how it is tamed.
+
+    Attributes:
+        name: `weights`, Frobenius; `activations`, the mean squared change of a layer's centred output; `fisher`, the
+            diagonal input metric of FWSVD (Hsu et al. 2022); `loss`, the K-FAC approximation of the change of the loss
+            (Martens and Grosse, 2015), with metrics on both sides.
+        damping: share of the mean eigenvalue of a metric that is added to all of them.
+        temper: power of the metrics, from 0 (the identity) to 1.
+    """
+
+    name: ObjectiveName = "weights"
+    damping: float = 1e-3
+    temper: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(ObjectiveName):
+            choices = get_args(ObjectiveName)
+            raise LobertError(f"decomp.objective={self.name} is not known: {suggest(str(self.name), choices)}")
+        if not self.damping > 0:
+            raise LobertError(f"decomp.damping={self.damping} will not do: give a number above 0")
+        if not 0 <= self.temper <= 1:
+            raise LobertError(f"decomp.temper={self.temper} will not do: give a power from 0 to 1")
+
+    @property
+    def needs_gradients(self) -> bool:
+        return self.name in ("fisher", "loss")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Input metrics `[*stack, in, in]` and output metrics `[*stack, out, out]` of one tensor."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+    def squared(self, difference: Tensor) -> float:
+        """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
+        return torch.einsum("...oi,...oi->", self.outputs @ difference, difference @ self.inputs).item()
+
+
+def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm:
+    """The norm of one group's tensor; without statistics that of the weights."""
+    stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
+    inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
+    outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
+    if objective.name == "weights":
+        return Norm(inputs, outputs)
+    assert statistics is not None, "every objective but the weights needs calibration"
+    for path, index in plan.slices:
+        inputs[index] = tamed(input_metric(objective, statistics, path), objective)
+        if objective.name == "loss":
+            outputs[index] = tamed(statistics.gradient[path], objective)
+        elif path in statistics.gradient:  # how much a change of this output matters, in one unit for all layers
+            outputs[index] *= trace(statistics.gradient[path]) / rows
+    return Norm(inputs, outputs)
+
+
+def input_metric(objective: Objective, statistics: Statistics, path: str) -> Tensor:
+    if objective.name == "fisher":
+        return torch.diag(statistics.fisher[path])
+    return statistics.covariance(path)
+
+
+def tamed(metric: Tensor, objective: Objective) -> Tensor:
+    """The damped metric, raised to a power at unchanged trace; the identity for a metric of zeros."""
+    size = len(metric)
+    identity = torch.eye(size, dtype=metric.dtype)
+    total = trace(metric)
+    if not total > 0:
+        return identity
+    metric = metric + objective.damping * total / size * identity
+    if objective.temper == 1:
+        return metric
+    values, vectors = eigh(metric)
+    power = (vectors * values.clamp(min=0) ** objective.temper) @ vectors.T
+    return power * (trace(metric) / trace(power))
+
+
+def trace(metric: Tensor) -> Tensor:
+    """Of `metric [..., n, n]`."""
+    return metric.diagonal(dim1=-2, dim2=-1).sum(-1)

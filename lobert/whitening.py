@@ -1,0 +1,130 @@
+"""Any factorization in any norm: scale the tensor, factorize it, divide the scaling out of the factors.
+
+With the square roots of a norm's metrics multiplied onto the tensor, the norm becomes the plain one. A factor can carry
+the inverse of a metric that differs between slices only if it has their stack letters itself; metrics are averaged over
+the other letters, and a mode that two factors share is scaled entry by entry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobert.factorizations import Factorization, Rank, reconstruct
+from lobert.factorizations.numerics import eigh
+from lobert.objective import Norm, trace
+
+SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scaling of a tensor: its `letter` mode by a matrix, or its entries by numbers, and the factor that undoes it.
+
+    `forward` and `inverse` have the modes `letters`; a matrix has the mode `letter` twice, as `letter` and `z`.
+    """
+
+    factor: int
+    letters: str
+    forward: Tensor
+    inverse: Tensor
+
+
+def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm) -> list[Tensor]:
+    """Factors of `tensor [*stack, out, in]` with a small error in `norm`: the smallest where no metric was averaged.
+
+    Never worse in `norm` than the plain decomposition.
+    """
+    equation = method.equation(stack)
+    scales = scaling(equation, stack, norm)
+    factors = method.decompose(scaled(tensor, stack, scales), rank)
+    factors = [unscaled(equation, position, factor, scales) for position, factor in enumerate(factors)]
+    if not stack:
+        return factors  # one slice: nothing was averaged
+    plain = method.decompose(tensor, rank)
+    return min(factors, plain, key=lambda found: norm.squared(tensor - reconstruct(equation, found)))
+
+
+def errors_in_norm(method: Factorization, stack: str, tensor: Tensor, ranks: Sequence[Rank], norm: Norm) -> list[float]:
+    """The squared error in `norm` that each of some ranks leaves; an estimate where metrics were averaged."""
+    scales = scaling(method.equation(stack), stack, norm)
+    return method.squared_errors(stack, scaled(tensor, stack, scales), ranks)
+
+
+def scaling(equation: str, stack: str, norm: Norm) -> list[Scale]:
+    """The scalings that come closest to `norm` among those that the factors of `equation` can undo."""
+    terms = equation.split("->")[0].split(",")
+    scales, weights = [], slice_weights(norm)
+    for letter, metric in (("i", norm.inputs), ("o", norm.outputs)):
+        holders = [position for position, term in enumerate(terms) if letter in term]
+        factor = max(holders, key=lambda p: sum(c in stack for c in terms[p]))
+        letters = "".join(c for c in stack if c in terms[factor])
+        metric = averaged(metric, stack, letters)
+        if len(holders) == 1:
+            scales.append(matrix_scale(factor, letters, letter, metric))
+        else:
+            diagonal = metric.diagonal(dim1=-2, dim2=-1).sqrt()
+            scales.append(Scale(factor, letters + letter, diagonal, 1 / diagonal))
+        weights = weights / spread(trace(metric), stack, letters)
+    return scales + weight_scales(terms, stack, weights)
+
+
+def slice_weights(norm: Norm) -> Tensor:
+    """How much each slice matters, `[*stack]`: tr G · tr C."""
+    return trace(norm.inputs) * trace(norm.outputs)
+
+
+def spread(values: Tensor, stack: str, letters: str) -> Tensor:
+    """`values` with the modes `letters`, as a tensor with all modes of the stack."""
+    sizes = iter(values.shape)
+    return values.reshape([next(sizes) if letter in letters else 1 for letter in stack])
+
+
+def averaged(metric: Tensor, stack: str, letters: str) -> Tensor:
+    """Mean over the stack modes that are not among `letters`."""
+    others = [mode for mode, letter in enumerate(stack) if letter not in letters]
+    return metric.mean(others) if others else metric
+
+
+def matrix_scale(factor: int, letters: str, letter: str, metric: Tensor) -> Scale:
+    """The root of a metric, and its inverse."""
+    values, vectors = eigh(metric)
+    roots = values.clamp(min=values.amax(-1, keepdim=True) * SMALLEST).sqrt()
+    forward = (vectors * roots[..., None, :]) @ vectors.mT
+    inverse = (vectors / roots[..., None, :]) @ vectors.mT
+    return Scale(factor, letters + letter + "z", forward, inverse)
+
+
+def weight_scales(terms: Sequence[str], stack: str, weights: Tensor) -> list[Scale]:
+    """What is left of the slices' weights, on the factors that have stack letters but neither o nor i."""
+    scales = []
+    for factor, term in enumerate(terms):
+        letters = "".join(c for c in stack if c in term)
+        if letters and not set("oi") & set(term):
+            mean = averaged(weights, stack, letters)
+            root = (mean / mean.mean()).sqrt()
+            scales.append(Scale(factor, letters, root, 1 / root))
+    return scales
+
+
+def scaled(tensor: Tensor, stack: str, scales: Sequence[Scale]) -> Tensor:
+    """The tensor after every scaling."""
+    modes = stack + "oi"
+    for scale in scales:
+        tensor = torch.einsum(f"{modes},{scale.letters}->{moved(modes, scale.letters)}", tensor, scale.forward)
+    return tensor
+
+
+def unscaled(equation: str, position: int, factor: Tensor, scales: Sequence[Scale]) -> Tensor:
+    """A factor of the scaled tensor, with the scalings it is to undo divided out."""
+    modes = equation.split("->")[0].split(",")[position]
+    for scale in scales:
+        if scale.factor == position:
+            factor = torch.einsum(f"{modes},{scale.letters}->{moved(modes, scale.letters)}", factor, scale.inverse)
+    return factor.contiguous()
+
+
+def moved(modes: str, letters: str) -> str:
+    """The modes after a scaling: a matrix `..xz` turns mode x into z, which stands in its place."""
+    return modes.replace(letters[-2], "z") if letters.endswith("z") else modes

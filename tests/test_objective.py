@@ -1,0 +1,261 @@
+"""Laws of the objectives: optimal where they are exact, never worse than the weights, finite on poor statistics."""
+
+import math
+
+import pytest
+import torch
+from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_ladder, tiny_bert, token_batch
+from torch import Tensor
+
+import lobert
+from lobert.calibration import Statistics, calibrate, load_statistics, random_direction, save_statistics
+from lobert.compression import compress_model
+from lobert.errors import LobertError
+from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
+from lobert.objective import Norm, Objective, group_norm
+from lobert.plan import make_plan
+from lobert.roles import architecture_of, find_weights, linear_at
+from lobert.whitening import decompose_in_norm, errors_in_norm
+
+KINDS = ["activations", "fisher", "loss"]
+
+
+def random_metric(stack: Shape, size: int, seed: int, condition: float = 1e3) -> Tensor:
+    """Symmetric positive matrices `[*stack, size, size]` of a given condition."""
+    random = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(*stack, size, size, dtype=torch.float64, generator=random))[0]
+    values = torch.logspace(0, -math.log10(condition), size, dtype=torch.float64)
+    return (basis * values) @ basis.mT
+
+
+def random_norm(shape: Shape, seed: int = 0, condition: float = 1e3) -> Norm:
+    """Metrics of their own for every slice."""
+    stack, (rows, columns) = shape[:-2], shape[-2:]
+    inputs = random_metric(stack, columns, seed, condition)
+    return Norm(inputs, random_metric(stack, rows, seed + 1, condition))
+
+
+def shared_norm(shape: Shape, outputs: bool) -> Norm:
+    """One input metric for all slices, and one output metric or none."""
+    stack, (rows, columns) = shape[:-2], shape[-2:]
+    left = random_metric((), rows, 1) if outputs else torch.eye(rows, dtype=torch.float64)
+    return Norm(random_metric((), columns, 0).repeat(*stack, 1, 1), left.repeat(*stack, 1, 1))
+
+
+def error_in(norm: Norm, name: str, stack: str, tensor: Tensor, factors: list[Tensor]) -> float:
+    return norm.squared(tensor - reconstruct(FACTORIZATIONS[name].equation(stack), factors))
+
+
+def root(metric: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(metric)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+@pytest.mark.parametrize("shape", [(12, 18), (18, 12), (9, 9)])
+def test_svd_reaches_the_optimum_of_its_norm(shape: Shape) -> None:
+    """Eckart and Young in the norm: the dropped singular values of G^(1/2) W C^(1/2)."""
+    tensor, norm, svd = random_tensor(shape), random_norm(shape), FACTORIZATIONS["svd"]
+    values = torch.linalg.svdvals(root(norm.outputs) @ tensor @ root(norm.inputs)).square()
+    for rank in rank_ladder("svd", shape):
+        factors = decompose_in_norm(svd, "", tensor, rank, norm)
+        expected = values[rank[0] :].sum().item()
+        assert error_in(norm, "svd", "", tensor, factors) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert errors_in_norm(svd, "", tensor, [rank], norm)[0] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 9), (3, 1, 7)])
+def test_falcon_on_a_layer_reaches_the_optimum_of_the_activations(shape: Shape) -> None:
+    """Row by row of the outputs: the dropped singular values of the rows of all slices, in the shared input metric."""
+    tensor, norm = random_tensor(shape), shared_norm(shape, outputs=False)
+    per_row = (tensor @ root(norm.inputs[0])).transpose(0, 1)
+    for rank in rank_ladder("falcon", shape):
+        factors = decompose_in_norm(FACTORIZATIONS["falcon"], "s", tensor, rank, norm)
+        expected = torch.linalg.svdvals(per_row)[:, rank[0] :].square().sum().item()
+        assert error_in(norm, "falcon", "s", tensor, factors) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["own metrics", "shared inputs", "shared metrics"])
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_the_norm_is_never_served_worse_than_by_the_weights(name: str, stack: str, shape: Shape, kind: str) -> None:
+    method, tensor = FACTORIZATIONS[name], random_tensor(shape)
+    norm = random_norm(shape) if kind == "own metrics" else shared_norm(shape, outputs=kind == "shared metrics")
+    for rank in rank_ladder(name, shape, steps=3):
+        plain, normed = method.decompose(tensor, rank), decompose_in_norm(method, stack, tensor, rank, norm)
+        slack = 1e-9 * norm.squared(tensor)
+        if name == "tucker" and not stack:
+            slack = 1e-2 * norm.squared(tensor)  # HOOI on a matrix is an SVD up to its tolerance
+        assert error_in(norm, name, stack, tensor, normed) <= error_in(norm, name, stack, tensor, plain) + slack
+
+
+@pytest.mark.parametrize("condition", [1e8, 1e14])
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_full_rank_reproduces_the_tensor_in_any_norm(name: str, stack: str, shape: Shape, condition: float) -> None:
+    method, tensor = FACTORIZATIONS[name], random_tensor(shape)
+    norm = random_norm(shape, 5, condition)
+    factors = decompose_in_norm(method, stack, tensor, method.full_rank(shape), norm)
+    assert all(factor.isfinite().all() for factor in factors)
+    assert error_in(norm, name, stack, tensor, factors) <= 1e-12 * norm.squared(tensor)
+
+
+# ---- calibration ----
+
+
+def paths_of(model: torch.nn.Module) -> list[str]:
+    return list(find_weights(model, list(architecture_of(model).roles)).values())
+
+
+def calibrated(examples: int = 12, labels: int = 3) -> Statistics:
+    model = tiny_bert(labels=labels)
+    batches = [token_batch(examples // 2, seed=seed) for seed in (0, 1)]
+    return calibrate(model, paths_of(model), batches, gradients=True, regression=labels == 1)
+
+
+def test_input_moments_are_those_of_the_real_tokens() -> None:
+    model, batch = tiny_bert(), token_batch()
+    statistics = calibrate(model, paths_of(model), [batch], gradients=False)
+    with torch.no_grad():
+        embedded = model.bert.embeddings(batch["input_ids"], batch["token_type_ids"])
+    tokens = embedded[batch["attention_mask"].bool()].double()
+    for role in ("query", "key", "value"):
+        path = f"bert.encoder.layer.0.attention.self.{role}"
+        torch.testing.assert_close(statistics.input_mean(path), tokens.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(statistics.covariance(path), tokens.T.cov(correction=0), rtol=1e-4, atol=1e-5)
+    assert len(statistics.second_moment) == 4 * 4  # of the six linears of a layer three share their input
+    assert not statistics.gradient
+
+
+def test_gradient_moments_are_the_fisher_information() -> None:
+    """Against the sum over all labels, each weighed by its probability, for the last layer's output."""
+    model, batch = tiny_bert(), token_batch(examples=40)
+    path = "bert.encoder.layer.3.output.dense"
+    draws = [calibrate_again(model, path, batch, seed) for seed in range(60)]
+    expected = exact_fisher(model, path, batch)
+    mean = torch.stack(draws).mean(0)
+    assert ((mean - expected).norm() / expected.norm()).item() < 0.1
+
+
+def calibrate_again(model: torch.nn.Module, path: str, batch: dict[str, Tensor], seed: int) -> Tensor:
+    """One draw; an unused batch of another size in front moves the random signs on."""
+    extra = token_batch(examples=1 + seed)
+    both = calibrate(model, [path], [extra, batch], gradients=True).gradient[path] * (41 + seed)
+    alone = calibrate(model, [path], [extra], gradients=True).gradient[path] * (1 + seed)
+    return (both - alone) / 40
+
+
+def exact_fisher(model: torch.nn.Module, path: str, batch: dict[str, Tensor]) -> Tensor:
+    kept: list[Tensor] = []
+    handle = linear_at(model, path).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    logits = model(**batch).logits
+    handle.remove()
+    p = logits.detach().softmax(-1)
+    total = torch.zeros(kept[0].shape[-1], kept[0].shape[-1], dtype=torch.float64)
+    for label in range(logits.shape[1]):
+        loss = (logits.log_softmax(-1)[:, label] * p[:, label].sqrt()).sum()
+        (gradient,) = torch.autograd.grad(loss, kept[0], retain_graph=True)
+        rows = gradient.flatten(0, 1).double()
+        total += rows.T @ rows
+    return total / len(p)
+
+
+def test_random_directions_have_the_fisher_matrix_as_their_moment() -> None:
+    logits = torch.tensor([[2.0, 0.5, -1.0]]).repeat(20_000, 1)
+    drawn = random_direction(logits, False, torch.Generator().manual_seed(0)).double()
+    p = logits[0].double().softmax(-1)
+    torch.testing.assert_close(drawn.T @ drawn / len(drawn), torch.diag(p) - torch.outer(p, p), rtol=0, atol=5e-3)
+
+
+def test_statistics_come_back_from_disk(tmp_path: object) -> None:
+    statistics = calibrated()
+    save_statistics(statistics, tmp_path)  # type: ignore[arg-type]
+    found = load_statistics(tmp_path)  # type: ignore[arg-type]
+    assert found.source == statistics.source
+    for table in ("mean", "second_moment", "gradient", "fisher"):
+        mine, theirs = getattr(statistics, table), getattr(found, table)
+        assert mine.keys() == theirs.keys()
+        for path, tensor in mine.items():
+            torch.testing.assert_close(theirs[path], tensor, rtol=1e-6, atol=1e-12)
+
+
+def test_damaged_statistics_are_named(tmp_path: object) -> None:
+    (tmp_path / "statistics.safetensors").write_bytes(b"half a file")  # type: ignore[operator]
+    with pytest.raises(LobertError, match="statistics.safetensors cannot be read"):
+        load_statistics(tmp_path)  # type: ignore[arg-type]
+
+
+# ---- whole models ----
+
+
+@pytest.mark.parametrize("examples", [2, 12])
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "ffn_svd"])
+def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
+    """Two examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
+    model = tiny_bert(labels=labels)
+    statistics = calibrated(examples, labels)
+    report = compress_model(model, make_plan(model, point(name)), objective=Objective(kind), statistics=statistics)  # type: ignore[arg-type]
+    assert logits_of(model).isfinite().all()
+    assert all(0 <= group.objective_error <= 1 + 1e-9 for group in report.groups)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_rank_leaves_the_logits_in_any_norm(kind: str) -> None:
+    model, statistics = tiny_bert(), calibrated()
+    before = logits_of(model)
+    plans = make_plan(model, point(("svd", "ffn_svd"), keep=None))
+    full = [plan.__class__(**{**plan.__dict__, "rank": (min(plan.shape),)}) for plan in plans]
+    compress_model(model, full, objective=Objective(kind), statistics=statistics)  # type: ignore[arg-type]
+    torch.testing.assert_close(logits_of(model), before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_bias_keeps_the_mean_output() -> None:
+    """After compression the first layer's query has, on the calibration tokens, the mean it had before."""
+    model, batch = tiny_bert(), token_batch()
+    path = "bert.encoder.layer.0.attention.self.query"
+    statistics = calibrate(model, paths_of(model), [batch], gradients=False)
+    mean = statistics.input_mean(path)
+    before = linear_at(model, path)
+    wanted = before.weight.double() @ mean + before.bias.double()
+    compress_model(model, make_plan(model, point("svd", 0.3)), objective=Objective("activations"), statistics=statistics)
+    after = model.get_submodule(path)
+    torch.testing.assert_close(after.weight.double() @ mean + after.bias.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_activations_keep_the_outputs_better_than_weights() -> None:
+    model = tiny_bert()
+    before = logits_of(model)
+    batches = [token_batch(8, seed=seed) for seed in range(4)]
+    errors = {}
+    for objective in ("weights", "activations", "loss"):
+        student = tiny_bert()
+        lobert.compress(student, ["svd", "ffn_svd"], keep=0.5, data=batches, objective=objective)  # type: ignore[arg-type]
+        errors[objective] = (logits_of(student) - before).norm().item()
+    assert errors["activations"] < errors["weights"]
+    assert errors["loss"] < errors["weights"]
+
+
+def test_an_objective_without_data_is_refused() -> None:
+    with pytest.raises(LobertError, match="give data=") as caught:
+        lobert.compress(tiny_bert(), "svd", objective="activations")
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "activation"}, "did you mean 'activations'"),
+        ({"name": "loss", "damping": 0.0}, "above 0"),
+        ({"name": "loss", "temper": 2.0}, "from 0 to 1"),
+    ],
+)
+def test_an_impossible_objective_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(LobertError, match=words) as caught:
+        Objective(**settings)  # type: ignore[arg-type]
+    one_sentence(caught.value)
+
+
+def test_the_weights_need_no_statistics() -> None:
+    model = tiny_bert()
+    norm = group_norm(Objective(), make_plan(model, point("svd"))[0], None)
+    tensor = random_tensor((48, 48))
+    assert norm.squared(tensor) == pytest.approx(tensor.square().sum().item())
