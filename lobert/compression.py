@@ -1,6 +1,7 @@
 """From a dense model to a compressed one: stack the weights of each group, factorize, replace, report."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from transformers import PreTrainedModel
 
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, relative_error
-from lobert.layers import FactoredLinear, FactorGroup
+from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
 from lobert.plan import GroupPlan
-from lobert.roles import linear_at, own_config, replace_module
+from lobert.roles import first_reader, linear_at, own_config, replace_module
+from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
 Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, or nothing
@@ -68,7 +70,7 @@ def compress_model(model: PreTrainedModel, plans: Sequence[GroupPlan], track: Tr
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
         group.set_factors(factors)
-        reports.append(report_group(plan, group, tensor, factors))
+        reports.append(report_group(plan, model, tensor, factors))
     return CompressionReport(reports)
 
 
@@ -93,20 +95,30 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
     for plan in plans:
         group = FactorGroup(factorization(plan.factorization), plan.stack, plan.shape, plan.rank, plan.evaluation)
         bank[plan.name] = group
+        inputs = shared_inputs(model, plan)
         for path, index in plan.slices:
             dense = linear_at(model, path)
             group.to(dense.weight.device, dense.weight.dtype)
-            replace_module(model, path, FactoredLinear(group, index, dense.bias))
+            replace_module(model, path, FactoredLinear(group, index, dense.bias, inputs[path]))
     setattr(model, BANK, bank)
     own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
 
 
-def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, factors: list[Tensor]) -> GroupReport:
-    """Sizes, costs and error of one factorized group."""
-    macs = group.macs_per_token()
+def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[str, SharedInput]:
+    """What each slice of a group reads, by its path: slices that read one input and differ in role alone share it."""
+    layer = len(plan.stack.replace("l", ""))  # where the index of the role, if any, ends
+    read = {path: (first_reader(model, path), index[layer:]) for path, index in plan.slices}
+    inputs = {key: SharedInput(size) for key, size in Counter(read.values()).items()}
+    return {path: inputs[key] for path, key in read.items()}
+
+
+def report_group(plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, factors: list[Tensor]) -> GroupReport:
+    """Sizes, costs and error of one factorized group of a compressed model."""
+    layers = [model.get_submodule(path) for path, _ in plan.slices]
+    first = layers[0]
+    assert isinstance(first, FactoredLinear)
     rows, columns = plan.shape[-2:]
-    merged = group.merges(1 << 20, training=False)
     return GroupReport(
         name=plan.name,
         factorization=plan.factorization,
@@ -114,20 +126,24 @@ def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, factors: l
         shape=list(plan.shape),
         parameters=plan.parameters,
         dense_parameters=plan.dense_parameters,
-        macs=macs * len(plan.slices),
+        macs=linear_macs(nn.ModuleList(layers)),
         dense_macs=rows * columns * len(plan.slices),
-        error=relative_error(tensor, group.equation, factors),
+        error=relative_error(tensor, first.group.equation, factors),
         norm=torch.linalg.vector_norm(tensor).item(),
-        evaluation="merge" if merged else "contract",
+        evaluation="merge" if first.group.merges(LARGE_BATCH, False, first.shared.size) else "contract",
     )
 
 
 def linear_macs(module: nn.Module) -> int:
-    """Multiply-adds per token of all linears below `module`, dense and factored (attention products not counted)."""
-    total = 0
+    """Multiply-adds per token of all linears below `module`, dense and factored (attention products not counted).
+
+    Factored layers that share an input are counted together, once.
+    """
+    total, counted = 0, set[int]()
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             total += layer.in_features * layer.out_features
-        elif isinstance(layer, FactoredLinear):
-            total += layer.group.macs_per_token()
+        elif isinstance(layer, FactoredLinear) and id(layer.shared) not in counted:
+            counted.add(id(layer.shared))
+            total += layer.group.macs_per_token(layer.shared.size)
     return total
