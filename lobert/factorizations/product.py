@@ -4,11 +4,14 @@ torch.einsum knows only batched matrix products: it turns FALCON's row-wise scal
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+FEW = 4  # so many terms are added one by one sooner than rearranged into a matrix product
 
 
 @dataclass(frozen=True)
@@ -46,34 +49,46 @@ def product(equation: str, first: Tensor, second: Tensor, bias: Tensor | None = 
     pair = read(equation)
     if pair.alone:
         return added(torch.einsum(equation, first, second), bias)
-    if pair.within and (pair.batched or all(first.shape[pair.left.index(c)] == 1 for c in pair.summed)):
-        return scaled(pair, first, second, bias)
+    if pair.within and (pair.batched or summed_size(pair, first) <= FEW):
+        return combination(pair, first, second, bias)
     if pair.batched:
         return added(torch.einsum(equation, first, second), bias)
     return matrix_product(pair, first, second, bias)
+
+
+def summed_size(pair: Pair, first: Tensor) -> int:
+    """Over how many indices the product sums."""
+    return math.prod(first.shape[pair.left.index(letter)] for letter in pair.summed)
 
 
 def added(result: Tensor, bias: Tensor | None) -> Tensor:
     return result if bias is None else result + bias
 
 
-def scaled(pair: Pair, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
-    """One operand times the other one elementwise, and summed where the equation says so."""
+def combination(pair: Pair, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    """One operand times the other one elementwise, summed over a few indices without copies of the larger one."""
     (large, letters), (small, fewer) = (first, pair.left), (second, pair.right)
     if len(letters) < len(fewer):
         large, letters, small, fewer = small, fewer, large, letters
-    small = ordered(small, fewer, "".join(letter for letter in letters if letter in fewer))
-    small = small[tuple(slice(None) if letter in fewer else None for letter in letters)]
     if large.dtype != small.dtype or (bias is not None and bias.dtype != large.dtype):  # under autocast alone
         large, small, bias = lowered(large, small, bias)
-    dims = [position for position, letter in enumerate(letters) if letter in pair.summed]
-    left = "".join(letter for letter in letters if letter not in pair.summed)
-    if any(large.shape[dim] > 1 for dim in dims):
-        return added(ordered((large * small).sum(dims), left, pair.output), bias)
-    for dim in reversed(dims):
-        large, small = large.squeeze(dim), small.squeeze(dim)
-    large, small = ordered(large, left, pair.output), ordered(small, left, pair.output)
-    return large * small if bias is None else torch.addcmul(bias, large, small)
+    kept = "".join(letter for letter in pair.output if letter in fewer)
+    terms = slabs(ordered(large, letters, pair.summed + pair.output), len(pair.summed))
+    weights = slabs(ordered(small, fewer, pair.summed + kept), len(pair.summed))
+    spread = tuple(slice(None) if letter in kept else None for letter in pair.output)
+    (term, weight), *others = zip(terms, (weight[spread] for weight in weights), strict=True)
+    result = term * weight if bias is None else torch.addcmul(bias, term, weight)
+    for term, weight in others:
+        result.addcmul_(term, weight)
+    return result
+
+
+def slabs(tensor: Tensor, summed: int) -> Sequence[Tensor]:
+    """The parts of a tensor for each index of its first `summed` modes."""
+    if summed == 0:
+        return [tensor]
+    flat = tensor.flatten(0, summed - 1)
+    return [flat.squeeze(0)] if flat.shape[0] == 1 else flat.unbind(0)  # the gradient of unbind is a copy
 
 
 def lowered(large: Tensor, small: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
