@@ -52,6 +52,7 @@ class FactorGroup(nn.Module):
         self.sizes = {
             c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
         }
+        self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
         self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
     def set_factors(self, factors: Sequence[Tensor]) -> None:
@@ -62,11 +63,18 @@ class FactorGroup(nn.Module):
 
     def slice_factors(self, index: tuple[int, ...]) -> list[Tensor]:
         """The factors of the slice `T[index]`: stack letters indexed away."""
-        position = dict(zip(self.stack, index, strict=True))
-        return [
-            factor[tuple(position.get(letter, slice(None)) for letter in term)]
-            for term, factor in zip(self.terms, self.factors, strict=True)
-        ]
+        if index not in self._picks:
+            position = dict(zip(self.stack, index, strict=True))
+            self._picks[index] = [
+                tuple(position.get(letter, slice(None)) for letter in term) if set(term) & set(self.stack) else None
+                for term in self.terms
+            ]
+        picks = zip(self.tensors(), self._picks[index], strict=True)
+        return [factor if pick is None else factor[pick] for factor, pick in picks]
+
+    def tensors(self) -> list[nn.Parameter]:
+        """The factors. Walking through the ParameterList itself takes as long as a small product."""
+        return list(self.factors._parameters.values())  # type: ignore[arg-type]
 
     def weight(self, index: tuple[int, ...]) -> Tensor:
         """The dense weight `[out, in]` of one slice, differentiable."""
@@ -149,7 +157,7 @@ class FactoredLinear(nn.Module):
         if way.merges and not forming:
             return nn.functional.linear(x, self._kept_weight(), self.bias)
         factors, bias = self.group.slice_factors(self.index), self.bias
-        results = self.shared.results(x, self.index, self.group.factors, way.path)
+        results = self.shared.results(x, self.index, self.group.tensors(), way.path)
         if way.merges:
             return nn.functional.linear(x, contract(way.path, factors, results), bias)
         y = contract(way.path, [*factors, x.reshape(tokens, self.in_features)], results, bias)
@@ -157,7 +165,7 @@ class FactoredLinear(nn.Module):
 
     def _kept_weight(self) -> Tensor:
         """The merged weight, formed again only after a factor has changed or moved (see `states` for what is seen)."""
-        state = states(self.group.factors)
+        state = states(self.group.tensors())
         if self._merged is None or self._merged[0] != state:
             with torch.autocast(self.group.factors[0].device.type, enabled=False):  # kept in the factors' own precision
                 self._merged = (state, self.weight)
