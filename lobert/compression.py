@@ -22,7 +22,7 @@ Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What compression did to one group; multiply-adds are per token and per forward of all its slices."""
+    """What compression did to one group; multiply-adds are per token, of all its slices together."""
 
     name: str
     factorization: str
