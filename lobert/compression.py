@@ -1,6 +1,7 @@
 """From a dense model to a compressed one: stack the weights of each group, factorize, replace, report."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,11 @@ from transformers import PreTrainedModel
 from lobert.calibration import Statistics
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
-from lobert.layers import FactoredLinear, FactorGroup
+from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
 from lobert.objective import Norm, Objective, group_norm
 from lobert.plan import GroupPlan
-from lobert.roles import linear_at, own_config, replace_module
+from lobert.roles import first_reader, linear_at, own_config, replace_module
+from lobert.sharing import SharedInput
 from lobert.whitening import decompose_in_norm
 
 BANK = "factors"  # attribute of the model under which the groups live
@@ -24,7 +26,7 @@ Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What compression did to one group; multiply-adds are per token and per forward of all its slices."""
+    """What compression did to one group; multiply-adds are per token, of all its slices together."""
 
     name: str
     factorization: str
@@ -87,7 +89,7 @@ def compress_model(
         lost = tensor - reconstruct(group.equation, factors)
         if objective.name != "weights" and statistics is not None:
             correct_biases(model, plan, lost, statistics)
-        reports.append(report_group(plan, group, tensor, lost, norm))
+        reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)
 
 
@@ -121,20 +123,30 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
     for plan in plans:
         group = FactorGroup(factorization(plan.factorization), plan.stack, plan.shape, plan.rank, plan.evaluation)
         bank[plan.name] = group
+        inputs = shared_inputs(model, plan)
         for path, index in plan.slices:
             dense = linear_at(model, path)
             group.to(dense.weight.device, dense.weight.dtype)
-            replace_module(model, path, FactoredLinear(group, index, dense.bias))
+            replace_module(model, path, FactoredLinear(group, index, dense.bias, inputs[path]))
     setattr(model, BANK, bank)
     own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
 
 
-def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, lost: Tensor, norm: Norm) -> GroupReport:
-    """Sizes, costs and errors of one factorized group; `lost` is what the factors lack of `tensor`."""
-    macs = group.macs_per_token()
+def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[str, SharedInput]:
+    """What each slice of a group reads, by its path: slices that read one input and differ in role alone share it."""
+    layer = len(plan.stack.replace("l", ""))  # where the index of the role, if any, ends
+    read = {path: (first_reader(model, path), index[layer:]) for path, index in plan.slices}
+    inputs = {key: SharedInput(size) for key, size in Counter(read.values()).items()}
+    return {path: inputs[key] for path, key in read.items()}
+
+
+def report_group(plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, lost: Tensor, norm: Norm) -> GroupReport:
+    """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
+    layers = [model.get_submodule(path) for path, _ in plan.slices]
+    first = layers[0]
+    assert isinstance(first, FactoredLinear)
     rows, columns = plan.shape[-2:]
-    merged = group.merges(1 << 20, training=False)
     return GroupReport(
         name=plan.name,
         factorization=plan.factorization,
@@ -142,12 +154,12 @@ def report_group(plan: GroupPlan, group: FactorGroup, tensor: Tensor, lost: Tens
         shape=list(plan.shape),
         parameters=plan.parameters,
         dense_parameters=plan.dense_parameters,
-        macs=macs * len(plan.slices),
+        macs=linear_macs(nn.ModuleList(layers)),
         dense_macs=rows * columns * len(plan.slices),
         error=ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item()),
         objective_error=math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
-        evaluation="merge" if merged else "contract",
+        evaluation="merge" if first.group.merges(LARGE_BATCH, False, first.shared.size) else "contract",
     )
 
 
@@ -157,11 +169,15 @@ def ratio(part: float, whole: float) -> float:
 
 
 def linear_macs(module: nn.Module) -> int:
-    """Multiply-adds per token of all linears below `module`, dense and factored (attention products not counted)."""
-    total = 0
+    """Multiply-adds per token of all linears below `module`, dense and factored (attention products not counted).
+
+    Factored layers that share an input are counted together, once.
+    """
+    total, counted = 0, set[int]()
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             total += layer.in_features * layer.out_features
-        elif isinstance(layer, FactoredLinear):
-            total += layer.group.macs_per_token()
+        elif isinstance(layer, FactoredLinear) and id(layer.shared) not in counted:
+            counted.add(id(layer.shared))
+            total += layer.group.macs_per_token(layer.shared.size)
     return total

@@ -7,16 +7,26 @@ has one key in the state_dict and copying, moving and loading the model keep the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lobert.factorizations import Factorization, Rank, Shape
 from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.sharing import SharedInput, states
 
 Evaluation = Literal["auto", "contract", "merge"]
 EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")
+LARGE_BATCH = 1 << 20  # tokens, for which costs per token are told
+MOST_WAYS = 4096
+
+
+class Way(NamedTuple):
+    """How one slice gets its product: through the factors, or by a merged weight that the path forms."""
+
+    merges: bool
+    path: Path
 
 
 class FactorGroup(nn.Module):
@@ -37,11 +47,13 @@ class FactorGroup(nn.Module):
         shapes = factorization.factor_shapes(stack, shape, rank)
         self.factors = nn.ParameterList(nn.Parameter(torch.empty(factor)) for factor in shapes)
         self.terms = self.equation.split("->")[0].split(",")
-        sliced = ["".join(c for c in term if c not in stack) for term in self.terms]
-        self.sliced_terms = tuple(sliced)
+        self.layer_terms = tuple(term.replace("l", "") for term in self.terms)
+        self.role = "s" if "s" in stack else ""
         self.sizes = {
             c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
         }
+        self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
+        self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
     def set_factors(self, factors: Sequence[Tensor]) -> None:
         """Take over the values of freshly computed factors, cast to the parameters' dtype."""
@@ -51,48 +63,65 @@ class FactorGroup(nn.Module):
 
     def slice_factors(self, index: tuple[int, ...]) -> list[Tensor]:
         """The factors of the slice `T[index]`: stack letters indexed away."""
-        position = dict(zip(self.stack, index, strict=True))
-        return [
-            factor[tuple(position.get(letter, slice(None)) for letter in term)]
-            for term, factor in zip(self.terms, self.factors, strict=True)
-        ]
+        if index not in self._picks:
+            position = dict(zip(self.stack, index, strict=True))
+            self._picks[index] = [
+                tuple(position.get(letter, slice(None)) for letter in term) if set(term) & set(self.stack) else None
+                for term in self.terms
+            ]
+        picks = zip(self.tensors(), self._picks[index], strict=True)
+        return [factor if pick is None else factor[pick] for factor, pick in picks]
+
+    def tensors(self) -> list[nn.Parameter]:
+        """The factors. Walking through the ParameterList itself takes as long as a small product."""
+        return list(self.factors._parameters.values())  # type: ignore[arg-type]
 
     def weight(self, index: tuple[int, ...]) -> Tensor:
         """The dense weight `[out, in]` of one slice, differentiable."""
-        return contract(self.merge_path(), self.slice_factors(index))
+        return contract(self.merge_path().sliced("s"), self.slice_factors(index))
 
-    def apply_slice(self, x: Tensor, index: tuple[int, ...]) -> Tensor:  # [n, in] -> [n, out]
-        """`x @ T[index].T`, through the factors, without forming `T[index]`."""
-        return contract(self.contract_path(x.shape[0]), [*self.slice_factors(index), x])
+    def contract_path(self, tokens: int, sharers: int = 1) -> Path:
+        """Cheapest order that runs `tokens` inputs through the factors of `sharers` slices that differ in role."""
+        terms, output = (*self.layer_terms, "ni"), self.role + "no"
+        return cheapest_path(terms, output, self._path_sizes(sharers, tokens), may_merge=False)
 
-    def contract_path(self, tokens: int) -> Path:
-        """Cheapest order that runs `tokens` inputs through the factors of a slice."""
-        return cheapest_path((*self.sliced_terms, "ni"), "no", self._path_sizes(tokens), may_merge=False)
+    def merge_path(self, sharers: int = 1) -> Path:
+        """Cheapest order that forms the weights of `sharers` slices that differ in role."""
+        return cheapest_path(self.layer_terms, self.role + "oi", self._path_sizes(sharers))
 
-    def merge_path(self) -> Path:
-        """Cheapest order that forms a slice's weight."""
-        return cheapest_path(self.sliced_terms, "oi", self._path_sizes(1))
+    def _path_sizes(self, sharers: int, tokens: int = 1) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted({**self.sizes, "s": sharers, "n": tokens}.items()))
 
-    def _path_sizes(self, tokens: int) -> tuple[tuple[str, int], ...]:
-        return tuple(sorted({**self.sizes, "n": tokens}.items()))
+    def merges(self, tokens: int, training: bool, sharers: int = 1) -> bool:
+        """Whether merged weights cost fewer multiply-adds for this many tokens, read by `sharers` slices.
 
-    def merges(self, tokens: int, training: bool) -> bool:
-        """Whether a merged weight costs fewer multiply-adds for this many tokens.
-
-        In training the weight has to be formed in every step; in evaluation it is formed once and kept.
+        In training the weights have to be formed in every step; in evaluation they are formed once and kept.
         """
         if self.evaluation != "auto":
             return self.evaluation == "merge"
-        dense = tokens * self.sizes["o"] * self.sizes["i"]
-        forming = self.merge_path().multiply_adds if training else 0
-        return forming + dense < self.contract_path(tokens).multiply_adds
+        dense = sharers * tokens * self.sizes["o"] * self.sizes["i"]
+        forming = self.merge_path(sharers).multiply_adds if training else 0
+        return forming + dense < self.contract_path(tokens, sharers).multiply_adds
 
-    def macs_per_token(self) -> int:
-        """Multiply-adds of one slice per token in evaluation, in a large batch."""
-        tokens = 1 << 20
-        if self.merges(tokens, training=False):
-            return self.sizes["o"] * self.sizes["i"]
-        return round(self.contract_path(tokens).multiply_adds / tokens)
+    def way(self, tokens: int, training: bool, sharers: int) -> Way:
+        """How a slice gets its product, remembered for every size of batch."""
+        asked = (self.evaluation, tokens, training, sharers)
+        if asked not in self._ways:
+            merges = self.merges(tokens, training, sharers)
+            path = self.merge_path(sharers) if merges else self.contract_path(tokens, sharers)
+            if len(self._ways) == MOST_WAYS:
+                self._ways.clear()
+            self._ways[asked] = Way(merges, path.sliced("s"))
+        return self._ways[asked]
+
+    def macs_per_token(self, sharers: int = 1) -> int:
+        """Multiply-adds of `sharers` slices together per token in evaluation, in a large batch."""
+        if self.merges(LARGE_BATCH, training=False, sharers=sharers):
+            return sharers * self.sizes["o"] * self.sizes["i"]
+        return round(self.contract_path(LARGE_BATCH, sharers).multiply_adds / LARGE_BATCH)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_ways": {}}
 
     def extra_repr(self) -> str:
         return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
@@ -106,10 +135,12 @@ class FactoredLinear(nn.Module):
 
     group: FactorGroup
 
-    def __init__(self, group: FactorGroup, index: tuple[int, ...], bias: Tensor | None) -> None:
+    def __init__(
+        self, group: FactorGroup, index: tuple[int, ...], bias: Tensor | None, shared: SharedInput | None = None
+    ) -> None:
         super().__init__()
         object.__setattr__(self, "group", group)  # not registered: the bank owns it
-        self.index = index
+        self.index, self.shared = index, shared or SharedInput()
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.out_features, self.in_features = group.shape[-2:]
         self._merged: tuple[tuple[object, ...], Tensor] | None = None
@@ -122,15 +153,19 @@ class FactoredLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.numel() // self.in_features
         forming = torch.is_grad_enabled()
-        if self.group.merges(tokens, training=forming):
-            return nn.functional.linear(x, self.weight if forming else self._kept_weight(), self.bias)
-        y = self.group.apply_slice(x.reshape(tokens, self.in_features), self.index)
-        y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        way = self.group.way(tokens, forming, self.shared.size)
+        if way.merges and not forming:
+            return nn.functional.linear(x, self._kept_weight(), self.bias)
+        factors, bias = self.group.slice_factors(self.index), self.bias
+        results = self.shared.results(x, self.index, self.group.tensors(), way.path)
+        if way.merges:
+            return nn.functional.linear(x, contract(way.path, factors, results), bias)
+        y = contract(way.path, [*factors, x.reshape(tokens, self.in_features)], results, bias)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def _kept_weight(self) -> Tensor:
-        """The merged weight, formed again only after a factor has changed or moved."""
-        state = tuple((factor.data_ptr(), factor._version, factor.dtype) for factor in self.group.factors)
+        """The merged weight, formed again only after a factor has changed or moved (see `states` for what is seen)."""
+        state = states(self.group.tensors())
         if self._merged is None or self._merged[0] != state:
             with torch.autocast(self.group.factors[0].device.type, enabled=False):  # kept in the factors' own precision
                 self._merged = (state, self.weight)

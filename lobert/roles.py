@@ -4,7 +4,7 @@ A new architecture is one row of ARCHITECTURES.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,14 @@ Place = tuple[str, int]  # (role, layer)
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module paths below the base model: `layers` is the list of layers, `roles` the linears inside one of them."""
+    """Module paths below the base model: `layers` is the list of layers, `roles` the linears inside one of them.
+
+    Each set of roles in `shared_inputs` reads one and the same tensor.
+    """
 
     layers: str
     roles: Mapping[str, str]
+    shared_inputs: Sequence[Sequence[str]] = ()
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -35,6 +39,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "intermediate": "intermediate.dense",
             "output": "output.dense",
         },
+        shared_inputs=(("query", "key", "value"),),
     ),
 }
 
@@ -77,6 +82,16 @@ def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
     for path in places.values():
         linear_at(model, path)
     return places
+
+
+def first_reader(model: PreTrainedModel, path: str) -> str:
+    """Path of the first linear that reads the input of the one at `path`: the query for a layer's key and value."""
+    known = architecture_of(model)
+    for readers in known.shared_inputs:
+        for suffix in (known.roles[role] for role in readers):
+            if path.endswith(f".{suffix}"):
+                return path.removesuffix(suffix) + known.roles[readers[0]]
+    return path
 
 
 def linear_at(model: PreTrainedModel, path: str) -> nn.Linear:

@@ -9,26 +9,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
+
+from lobert.factorizations.product import product
 
 Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
 
 
 @dataclass(frozen=True)
 class Path:
-    """Pairwise steps `(left, right, equation)`: both operands leave the list and the result goes to its end."""
+    """Pairwise steps `(left, right, equation)`: both operands leave the list and the result goes to its end.
+
+    `common` are the numbers of the steps whose results are the same for all slices of a joint product.
+    """
 
     steps: tuple[tuple[int, int, str], ...]
     multiply_adds: int
+    common: frozenset[int] = frozenset()
+
+    def sliced(self, letter: str) -> "Path":
+        """The same steps for one index of `letter`; those it does not occur in are common to all indices."""
+        common = frozenset(number for number, (*_, equation) in enumerate(self.steps) if letter not in equation)
+        steps = tuple((left, right, equation.replace(letter, "")) for left, right, equation in self.steps)
+        return Path(steps, self.multiply_adds, common)
 
 
-def contract(path: Path, operands: Sequence[Tensor]) -> Tensor:
-    """Run the operands through the path."""
+def contract(
+    path: Path, operands: Sequence[Tensor], results: dict[int, Tensor] | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Run the operands through the path; `bias` is added to the last mode of the outcome.
+
+    `results` holds what common steps gave before, by number: those are not computed again, and missing ones are added.
+    """
     pool = list(operands)
-    for left, right, equation in path.steps:
+    for number, (left, right, equation) in enumerate(path.steps):
         second, first = pool.pop(right), pool.pop(left)
-        pool.append(torch.einsum(equation, first, second))
+        result = None if results is None else results.get(number)
+        if result is None:
+            result = product(equation, first, second, None if pool else bias)
+            if results is not None and number in path.common:
+                results[number] = result
+        pool.append(result)
     return pool[0]
 
 
@@ -65,7 +86,8 @@ def first_step(
     left, right = terms[pair[0]], terms[pair[1]]
     rest = tuple(term for index, term in enumerate(terms) if index not in pair)
     needed = set(output).union(*rest)
-    union = "".join(dict.fromkeys(left + right))
+    tokens_first = sorted(dict.fromkeys(left + right), key=lambda letter: letter != "n")  # rows stay rows in memory
+    union = "".join(tokens_first)
     result = output if not rest else "".join(letter for letter in union if letter in needed)
     if not may_merge and {"o", "i"} <= set(result) and "n" not in union:
         return None

@@ -1,0 +1,217 @@
+"""Seconds of the compressed encoder beside the dense one, and beside forming its weights anew in every forward.
+
+    python benchmarks/forward.py [--only svd tucker_4d] [--batch 1 32] [--length 16 64 128] [--layers 12] [--hidden 768]
+
+Each compression gets the same input as the dense encoder, in turn, so that a drift of the machine cancels; ratios are
+medians over the pairs. "rebuild" is the same student with `evaluation=merge` and its kept weights dropped. A training
+step is a forward and a backward pass, of all parameters. The weights are random: the time does not depend on them.
+
+Multiply-adds are those of all linears, at that very number of tokens, and of the two products of attention; forming
+weights counts where it is done.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from common import header, header_line, say, table, timed
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from lobert.compression import install_skeleton
+from lobert.errors import LobertError
+from lobert.layers import FactoredLinear
+from lobert.plan import make_plan
+from lobert.points import named_parts
+
+COMPRESSIONS = (
+    "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
+    "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker",
+)  # fmt: skip
+WARM_UP = 2  # rounds that are not counted
+SPREAD = 0.04  # standard deviation of the weights, about that of BERT's
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ratios of one setting; `macs` of the student's multiply-adds to the dense encoder's."""
+
+    name: str
+    batch: int
+    length: int
+    training: bool
+    macs: float
+    to_dense: float
+    to_rebuild: float | None
+
+
+# ---- models ----
+
+
+def dense_encoder(chosen: argparse.Namespace) -> nn.Module:
+    """The layers of a BERT, without embeddings and without dropout."""
+    return bert(chosen).encoder
+
+
+def bert(chosen: argparse.Namespace) -> BertModel:
+    sizes = {"hidden_size": chosen.hidden, "intermediate_size": 4 * chosen.hidden, "num_hidden_layers": chosen.layers}
+    heads = max(1, chosen.hidden // 64)
+    config = BertConfig(**sizes, num_attention_heads=heads, vocab_size=8, hidden_dropout_prob=0.0)
+    config.attention_probs_dropout_prob = 0.0
+    torch.manual_seed(0)
+    return BertModel(config)
+
+
+def compressed_encoder(chosen: argparse.Namespace, name: str) -> nn.Module:
+    """The same with factors of the point's default rank, drawn at random."""
+    model = bert(chosen)
+    for factor in install_skeleton(model, make_plan(model, named_parts(name))).parameters():
+        nn.init.normal_(factor, std=SPREAD)
+    encoder = model.encoder
+    encoder.bank = model.factors  # the layers themselves do not register the factors
+    return encoder
+
+
+def factored(encoder: nn.Module) -> list[FactoredLinear]:
+    return [module for module in encoder.modules() if isinstance(module, FactoredLinear)]
+
+
+# ---- multiply-adds ----
+
+
+def multiply_adds(encoder: nn.Module, batch: int, length: int, training: bool) -> int:
+    """Of one forward of the whole encoder."""
+    tokens = batch * length
+    dense = sum(layer.in_features * layer.out_features for layer in encoder.modules() if isinstance(layer, nn.Linear))
+    shared = {id(layer.shared): layer for layer in factored(encoder)}.values()
+    attention = sum(2 * tokens * length * layer.attention.self.all_head_size for layer in encoder.layer)
+    return tokens * dense + sum(joint_cost(layer, tokens, training) for layer in shared) + attention
+
+
+def joint_cost(layer: FactoredLinear, tokens: int, training: bool) -> int:
+    """Of all layers together that share this one's input."""
+    sharers, group = layer.shared.size, layer.group
+    way = group.way(tokens, training, sharers)
+    if not way.merges:
+        return way.path.multiply_adds
+    forming = way.path.multiply_adds if training else 0
+    return forming + sharers * tokens * layer.in_features * layer.out_features
+
+
+# ---- one setting ----
+
+
+def rebuilt(layers: Sequence[FactoredLinear], call: Call) -> object:
+    """The call with every weight merged, and formed in this very call."""
+    before = [(layer.group.evaluation, layer._merged) for layer in layers]
+    for layer in layers:
+        layer.group.evaluation, layer._merged = "merge", None
+    result = call()
+    for layer, (evaluation, kept) in zip(layers, before, strict=True):
+        layer.group.evaluation, layer._merged = evaluation, kept
+    return result
+
+
+def forward(encoder: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return encoder(x).last_hidden_state
+
+
+def step(encoder: nn.Module, x: Tensor) -> None:
+    encoder.zero_grad()
+    encoder(x.clone().requires_grad_()).last_hidden_state.square().mean().backward()
+
+
+def seconds(calls: Sequence[Call], rounds: int, device: torch.device) -> list[list[float]]:
+    """Of each call in every round, one after another."""
+    return [[timed(call, device)[0] for call in calls] for _ in range(rounds + WARM_UP)][WARM_UP:]
+
+
+def compare(name: str, encoders: tuple[nn.Module, nn.Module], x: Tensor, training: bool, rounds: int) -> Row:
+    """The compressed encoder against the dense one and against itself with weights formed in every forward."""
+    dense, student = encoders
+    batch, length = x.shape[:2]
+    run = step if training else forward
+    for encoder in encoders:
+        encoder.train(training)
+    calls: list[Call] = [partial(run, dense, x), partial(run, student, x)]
+    pairs = seconds(calls, rounds, x.device)
+    apart = seconds([calls[1], partial(rebuilt, factored(student), calls[1])], rounds, x.device)
+    costs = [multiply_adds(encoder, batch, length, training) for encoder in (student, dense)]
+    to_dense, to_rebuild = median(b / a for a, b in pairs), median(a / b for a, b in apart)
+    return Row(name, batch, length, training, costs[0] / costs[1], to_dense, to_rebuild)
+
+
+def projections(chosen: argparse.Namespace, x: Tensor) -> Row:
+    """Query, key and value of one layer alone, by FALCON, against the dense ones."""
+    layers = [
+        [encoder.layer[0].attention.self.get_submodule(role) for role in ("query", "key", "value")]
+        for encoder in (e.to(x.device) for e in (dense_encoder(chosen), compressed_encoder(chosen, "falcon_layer")))
+    ]
+    calls = [partial(together, three, x) for three in layers]
+    first = layers[1][0]
+    tokens = x.shape[0] * x.shape[1]
+    macs = joint_cost(first, tokens, training=False) / (3 * tokens * chosen.hidden**2)
+    ratio = median(b / a for a, b in seconds(calls, chosen.rounds, x.device))
+    return Row("Q, K, V: falcon_layer", *x.shape[:2], False, macs, ratio, None)
+
+
+def together(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [layer(x) for layer in layers]
+
+
+# ---- report ----
+
+
+def line(row: Row) -> list[str]:
+    rebuild = "" if row.to_rebuild is None else f"{row.to_rebuild:.2f}"
+    kind = "training step" if row.training else "forward"
+    return [row.name, kind, str(row.batch), str(row.length), f"{row.macs:.2f}", f"{row.to_dense:.2f}", rebuild]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Seconds of compressed encoders as shares of the dense one's.")
+    parser.add_argument("--only", nargs="+", choices=COMPRESSIONS, default=COMPRESSIONS, help="these compressions")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--length", nargs="+", type=int, default=[16, 64, 128])
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--rounds", type=int, default=7, help=f"measured, after {WARM_UP} to warm up")
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    if min(*chosen.batch, *chosen.length, chosen.layers, chosen.hidden, chosen.rounds) < 1:
+        parser.error("sizes and --rounds must be 1 or more")
+    return chosen
+
+
+def main() -> None:
+    chosen = arguments()
+    device = torch.device(chosen.device)
+    print(header_line(header(device)))
+    print(f"{chosen.layers} layers of {chosen.hidden}; random weights; median of {chosen.rounds} pairs", flush=True)
+    inputs = [
+        torch.randn(batch, length, chosen.hidden, device=device) for batch in chosen.batch for length in chosen.length
+    ]
+    rows = [projections(chosen, x) for x in inputs]
+    dense = dense_encoder(chosen).to(device)
+    for name in chosen.only:
+        say(name)
+        student = compressed_encoder(chosen, name).to(device)
+        rows += [
+            compare(name, (dense, student), x, training, chosen.rounds) for training in (False, True) for x in inputs
+        ]
+    titles = ("compression", "what", "batch", "length", "multiply-adds", "time to dense", "time to rebuilding")
+    print(table(titles, [line(row) for row in rows]))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LobertError as error:
+        sys.exit(f"error: {error}")
