@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
+from lobert.factorizations.tt import useful_rank
 from lobert.plan import Part
 from lobert.points import parts_from_settings
 
@@ -90,7 +91,8 @@ def random_factors(name: str, stack: str, shape: Shape, rank: Rank) -> list[Tens
 def rank_ladder(name: str, shape: Shape, steps: int = 6) -> list[Rank]:
     """Ranks from the smallest to the full one; no entry of a later rank is below that of an earlier one."""
     full = FACTORIZATIONS[name].full_rank(shape)
-    return [tuple(max(1, size * step // steps) for size in full) for step in range(1, steps + 1)]
+    ladder = [tuple(max(1, size * step // steps) for size in full) for step in range(1, steps + 1)]
+    return [useful_rank(shape, rank) for rank in ladder] if name == "tt" else ladder
 
 
 def tiny_bert(seed: int = 0, labels: int = 3, **changes: Any) -> BertForSequenceClassification:

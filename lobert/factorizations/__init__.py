@@ -2,11 +2,14 @@
 
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.base import Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
+from lobert.factorizations.basis import Basis
+from lobert.factorizations.cp import CP
 from lobert.factorizations.falcon import Falcon
 from lobert.factorizations.svd import SVD
+from lobert.factorizations.tt import TensorTrain
 from lobert.factorizations.tucker import Tucker
 
-FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in (SVD, Falcon, Tucker)}
+FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in (SVD, Falcon, Tucker, CP, TensorTrain, Basis)}
 
 
 def factorization(name: str) -> Factorization:
@@ -17,13 +20,16 @@ def factorization(name: str) -> Factorization:
 
 
 __all__ = [
+    "CP",
     "FACTORIZATIONS",
     "SVD",
+    "Basis",
     "Factorization",
     "Falcon",
     "Rank",
     "RankSetting",
     "Shape",
+    "TensorTrain",
     "Tucker",
     "factorization",
     "reconstruct",
