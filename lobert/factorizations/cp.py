@@ -9,7 +9,7 @@ from lobert.errors import LobertError
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
 from lobert.factorizations.numerics import eigh, mode_gram, mode_product, truncated_svd
 
-SWEEPS = 50
+SWEEPS = 30
 TOLERANCE = 1e-3  # relative gain of the squared error below which ALS stops
 RIDGE = 1e-9  # share of the diagonal of the normal equations that holds a step back
 
