@@ -7,8 +7,10 @@ from functools import cache
 import hydra
 import pytest
 from cases import ALIASES, CONF, CONF_COUNTS, POINTS, conf_names, exists, one_sentence, point, tiny_bert
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from lobert.cli import explain
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
 from lobert.job import Job, read_job
@@ -94,6 +96,13 @@ def test_a_free_choice_stands_beside_a_named_point() -> None:
         ("svd", None),
         ("intermediate_output_by_layer_cp", 0.1),
     ]
+
+
+@pytest.mark.parametrize("axis", ["decomp/grouping=qkv_layer", "decomp/factorization=cp"])
+def test_an_axis_beside_a_named_point_is_answered_with_the_free_one(axis: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose("decomp=svd", axis)
+    assert f"type decomp=free {axis.partition('=')[0]}=... as well" in str(explain(caught.value, CONF))
 
 
 @pytest.mark.parametrize("method", METHODS)
