@@ -14,7 +14,7 @@ from lobert.layers import Evaluation
 from lobert.objective import Objective, ObjectiveName
 from lobert.plan import make_plan
 from lobert.points import named_parts
-from lobert.roles import architecture_of, find_weights
+from lobert.roles import encoder_linears
 
 
 def compress(
@@ -68,6 +68,4 @@ def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bo
 
 def measure(model: PreTrainedModel, data: Iterable[Batch], gradients: bool) -> Statistics:
     """Calibration statistics of every linear of the encoder."""
-    paths = find_weights(model, list(architecture_of(model).roles)).values()
-    regression = model.config.num_labels == 1
-    return calibrate(model, paths, data, gradients, regression)
+    return calibrate(model, encoder_linears(model), data, gradients, regression=model.config.num_labels == 1)

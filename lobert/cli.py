@@ -149,6 +149,8 @@ def _composition(error: HydraException, conf_dir: Path) -> str:
         return f"{text} {_first_line(cause)}"
     if twice := re.match(r"Multiple values for decomp/\w+@decomp\.(\w+)\.", text):
         return f"two of the compressions in decomp=[...] are for the same weights ({twice[1]}): choose one of them"
+    if axis := re.match(r"Could not override '(decomp/(?:grouping|factorization))'", text):
+        return f"'{axis[1]}' is chosen freely in decomp=free only: type decomp=free {axis[1]}=... as well"
     if several := re.match(r"Ambiguous value for argument '(.+?)=(.+)' 1\.", text):
         key, values = several.groups()
         return f"'{key}={values}' names several values: add -m to run each, or type {key}=[{values}] for a list"

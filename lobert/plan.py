@@ -24,7 +24,8 @@ class Part:
     """One compression of some roles, as a `conf/decomp` point writes it.
 
     `stack` names what is stacked into one tensor: nothing, "role", "layer" or both. Without `rank` or `keep` the
-    `default_rank` holds, whose fractions are shares of the full rank.
+    `default_rank` holds, whose fractions are shares of the full rank; where there is a `default_keep`, that share of
+    every tensor stays, and `default_rank` is no more than the rank of the stack that `keep` starts from.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Part:
     default_rank: RankSetting
     rank: RankSetting | None = None
     keep: float | None = None
+    default_keep: float | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.rank is not None:
@@ -41,6 +43,7 @@ class Part:
                 f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them"
             )
         check_keep(self.keep)
+        check_keep(self.default_keep)
         if not self.roles:
             raise LobertError(
                 f"{self.name}: roles is empty, so there is nothing to compress: name some, or use decomp=none"
@@ -147,14 +150,20 @@ def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation) -> lis
 def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
     """Name and slices of every group: one per role and layer, less the axes that are stacked."""
     places = find_weights(model, list(part.roles))
-    layers = sorted({layer for _, layer in places})
+    outside = [role for role, layer in places if layer is None]
+    if outside and part.letters:
+        raise LobertError(f"{part.name}: '{outside[0]}' is outside the layers and stacks with nothing: use stack=[]")
+    layers = list(dict.fromkeys(layer for _, layer in places))
     role_sets = [list(part.roles)] if "s" in part.letters else [[role] for role in part.roles]
     layer_sets = [layers] if "l" in part.letters else [[layer] for layer in layers]
     groups = []
     for layer_set in layer_sets:
         for role_set in role_sets:
-            name = "_".join(role_set) + ("" if "l" in part.letters else f"_{layer_set[0]}")
-            members = [(role, layer) for role in role_set for layer in layer_set]
+            members = [(role, layer) for role in role_set for layer in layer_set if (role, layer) in places]
+            if not members:
+                continue
+            layer_name = "" if layer_set[0] is None or "l" in part.letters else f"_{layer_set[0]}"
+            name = "_".join(role_set) + layer_name
             index = {"s": role_set.index, "l": layer_set.index}
             slices = [
                 (places[member], tuple(index[letter](member["sl".index(letter)]) for letter in part.letters))  # type: ignore[operator]
@@ -182,6 +191,7 @@ def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
     if transposed and not isinstance(setting, int | float | str) and len(setting) == len(shape):
         setting = [*setting[:-2], setting[-1], setting[-2]]
     rank = method.resolve_rank(shape, setting)
-    if part.keep is None:
+    keep = part.default_keep if part.keep is None and part.rank is None else part.keep
+    if keep is None:
         return rank
-    return method.rank_within(part.letters, shape, part.keep, default=rank)
+    return method.rank_within(part.letters, shape, keep, default=rank)

@@ -37,8 +37,14 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
             node["rank"] = rank
         if keep is not None and node.get("keep") is None:
             node["keep"] = keep
+        node["name"] = node["name"] or free_name(**node)
     check_keep(keep)
     return [Part(**node) for node in nodes.values()]
+
+
+def free_name(roles: Sequence[str], stack: Sequence[str], factorization: str, **_: Any) -> str:
+    """Name of a part that no point has named: "query_key_value_by_layer_cp"."""
+    return "_".join([*roles, "by", *(stack or ["matrix"]), factorization])
 
 
 def named_parts(names: str | Sequence[str], keep: float | None = None, rank: RankSetting | None = None) -> list[Part]:

@@ -13,18 +13,20 @@ from transformers import PreTrainedModel
 
 from lobert.errors import LobertError, suggest
 
-Place = tuple[str, int]  # (role, layer)
+Place = tuple[str, int | None]  # (role, layer), None for what is outside the layers
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module paths below the base model: `layers` is the list of layers, `roles` the linears inside one of them.
+    """Module paths below the base model.
 
+    `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them.
     Each set of roles in `shared_inputs` reads one and the same tensor.
     """
 
     layers: str
     roles: Mapping[str, str]
+    singles: Mapping[str, str]
     shared_inputs: Sequence[Sequence[str]] = ()
 
 
@@ -39,6 +41,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "intermediate": "intermediate.dense",
             "output": "output.dense",
         },
+        singles={"pooler": "pooler.dense"},
         shared_inputs=(("query", "key", "value"),),
     ),
 }
@@ -56,9 +59,13 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
 
 def layers_path(model: PreTrainedModel) -> str:
     """Path of the list of layers from the model: "bert.encoder.layer", or "encoder.layer" for a bare encoder."""
+    return base_prefix(model) + architecture_of(model).layers
+
+
+def base_prefix(model: PreTrainedModel) -> str:
+    """What comes before the paths of the base model: "bert.", or nothing for a bare encoder."""
     prefix = getattr(model, "base_model_prefix", "")
-    prefix = f"{prefix}." if prefix and hasattr(model, prefix) else ""
-    return prefix + architecture_of(model).layers
+    return f"{prefix}." if prefix and hasattr(model, prefix) else ""
 
 
 def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -69,19 +76,32 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
-    """Path of the linear of every (role, layer), roles in the order given.
+    """Path of the linear of every (role, layer), roles in the order given; a role outside the layers has layer None.
 
     Raises LobertError for an unknown role, a missing module, or one that is not an nn.Linear (already compressed, say).
     """
-    known = architecture_of(model).roles
-    for role in roles:
-        if role not in known:
-            raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
+    inside, outside = architecture_of(model).roles, architecture_of(model).singles
     base, depth = layers_path(model), len(encoder_layers(model))
-    places = {(role, layer): f"{base}.{layer}.{known[role]}" for role in roles for layer in range(depth)}
+    places: dict[Place, str] = {}
+    for role in roles:
+        if role in inside:
+            places |= {(role, layer): f"{base}.{layer}.{inside[role]}" for layer in range(depth)}
+        elif role in outside:
+            places[role, None] = base_prefix(model) + outside[role]
+        else:
+            known = [*inside, *outside]
+            raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
     for path in places.values():
         linear_at(model, path)
     return places
+
+
+def encoder_linears(model: PreTrainedModel) -> list[str]:
+    """Paths of all linears that have a role, as far as this model has them: a pooler may be missing."""
+    known = architecture_of(model)
+    outside = [base_prefix(model) + path for path in known.singles.values()]
+    modules = dict(model.named_modules())
+    return [*find_weights(model, list(known.roles)).values(), *(p for p in outside if modules.get(p) is not None)]
 
 
 def first_reader(model: PreTrainedModel, path: str) -> str:

@@ -13,16 +13,18 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
+from lobert.factorizations.tt import useful_rank
 from lobert.plan import Part
 from lobert.points import parts_from_settings
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # How many files each folder of conf/ holds: a new one is counted here, so that none is forgotten.
-CONF_COUNTS = {"task": 10, "encoder": 4, "decomp": 17, "kd": 4, "trainer": 4, "logger": 2, "experiment": 2}
+CONF_COUNTS = {"task": 10, "encoder": 4, "decomp": 29, "kd": 4, "trainer": 4, "logger": 2, "experiment": 2}
 
 POINTS = ["svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical", "tucker_4d", "falcon_4d"]
-POINTS += ["ffn_svd", "ffn_tucker"]
+POINTS += ["ffn_svd", "ffn_tucker", "ffn_cp", "ffn_tt", "all_svd", "pooler_svd", "free"]
+POINTS += ["cp_layer", "tt_layer", "cp_vertical", "tt_vertical", "basis_vertical", "cp_4d", "tt_4d"]
 ALIASES = {
     "self_svd": "svd",
     "self_tuckerlayer": "tucker_layer",
@@ -90,7 +92,8 @@ def random_factors(name: str, stack: str, shape: Shape, rank: Rank) -> list[Tens
 def rank_ladder(name: str, shape: Shape, steps: int = 6) -> list[Rank]:
     """Ranks from the smallest to the full one; no entry of a later rank is below that of an earlier one."""
     full = FACTORIZATIONS[name].full_rank(shape)
-    return [tuple(max(1, size * step // steps) for size in full) for step in range(1, steps + 1)]
+    ladder = [tuple(max(1, size * step // steps) for size in full) for step in range(1, steps + 1)]
+    return [useful_rank(shape, rank) for rank in ladder] if name == "tt" else ladder
 
 
 def tiny_bert(seed: int = 0, labels: int = 3, **changes: Any) -> BertForSequenceClassification:

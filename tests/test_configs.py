@@ -6,11 +6,15 @@ from functools import cache
 
 import hydra
 import pytest
-from cases import ALIASES, CONF, CONF_COUNTS, POINTS, conf_names, one_sentence, point
+from cases import ALIASES, CONF, CONF_COUNTS, POINTS, conf_names, exists, one_sentence, point, tiny_bert
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from lobert.cli import explain
 from lobert.errors import LobertError
+from lobert.factorizations import FACTORIZATIONS
 from lobert.job import Job, read_job
+from lobert.plan import make_plan
 from lobert.points import named_parts
 
 FILES = [(folder, name) for folder in CONF_COUNTS for name in conf_names(folder)]
@@ -21,6 +25,10 @@ GROUPINGS, METHODS = conf_names("decomp/grouping"), conf_names("decomp/factoriza
 def compose(*overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", list(overrides))
+
+
+def yaml_file(folder: str, name: str) -> DictConfig:
+    return OmegaConf.load(CONF / "decomp" / folder / f"{name}.yaml")  # type: ignore[return-value]
 
 
 def job(*overrides: str) -> Job:
@@ -62,17 +70,44 @@ def test_an_experiment_gives_its_command(name: str) -> None:
     assert commands == [name]
 
 
-@pytest.mark.parametrize(("grouping", "method"), zip(GROUPINGS, itertools.cycle(METHODS), strict=False))
+@pytest.mark.parametrize(("grouping", "method"), itertools.product(GROUPINGS, METHODS))
 def test_groupings_and_factorizations_join_freely(grouping: str, method: str) -> None:
-    settings = {"grouping": grouping, "factorization": method}
-    read = job("decomp=svd", *(f"decomp/{folder}@decomp.attention={name}" for folder, name in settings.items()))
-    assert [part.factorization for part in read.parts] == [method]
+    """Each pair is planned, and keeps at most half, or is refused in a sentence: a stack is what decides."""
+    (part,) = job("decomp=free", f"decomp/grouping={grouping}", f"decomp/factorization={method}").parts
+    assert (part.factorization, part.stack) == (method, yaml_file("grouping", grouping)["stack"])
+    assert method in part.name
+    if exists(FACTORIZATIONS[method], part.letters):
+        plans = make_plan(tiny_bert(), [part])
+        assert 0 < 2 * sum(plan.parameters for plan in plans) <= sum(plan.dense_parameters for plan in plans)
+    else:
+        with pytest.raises(LobertError, match=method) as caught:
+            make_plan(tiny_bert(), [part])
+        one_sentence(caught.value)
 
 
-def test_every_grouping_and_factorization_is_used_by_a_point() -> None:
-    text = "".join((CONF / "decomp" / f"{name}.yaml").read_text() for name in POINTS)
-    used = re.findall(r"- (grouping|factorization)@\w+: (\w+)", text)
-    assert set(used) == {("grouping", name) for name in GROUPINGS} | {("factorization", name) for name in METHODS}
+def test_an_axis_of_a_named_point_can_be_changed() -> None:
+    read = job("decomp=svd", "decomp/factorization@decomp.attention=tucker")
+    assert [part.factorization for part in read.parts] == ["tucker"]
+
+
+def test_a_free_choice_stands_beside_a_named_point() -> None:
+    read = job("decomp=[svd,free]", "decomp/grouping=ffn_vertical", "decomp/factorization=cp", "decomp.free.keep=0.1")
+    assert [(part.name, part.keep) for part in read.parts] == [
+        ("svd", None),
+        ("intermediate_output_by_layer_cp", 0.1),
+    ]
+
+
+@pytest.mark.parametrize("axis", ["decomp/grouping=qkv_layer", "decomp/factorization=cp"])
+def test_an_axis_beside_a_named_point_is_answered_with_the_free_one(axis: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose("decomp=svd", axis)
+    assert f"type decomp=free {axis.partition('=')[0]}=... as well" in str(explain(caught.value, CONF))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_factorization_is_used_by_a_point(method: str) -> None:
+    assert method in {point(name)[0].factorization for name in POINTS if name != "free"}
 
 
 # ---- decomp ----
@@ -85,7 +120,7 @@ def test_an_alias_is_its_original(alias: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", POINTS)
 def test_a_point_has_its_own_name_and_one_part(name: str) -> None:
-    assert [part.name for part in point(name)] == [name]
+    assert [part.name for part in point(name)] == [name if name != "free" else "query_key_value_by_role_layer_tucker"]
 
 
 def test_points_can_be_read_inside_another_hydra_application() -> None:

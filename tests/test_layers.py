@@ -20,6 +20,10 @@ MERGED = ("merge", "svd", "", (12, 18))
 THROUGH: dict[str, Callable[..., int]] = {
     "svd": lambda o, i, r: r * i + r * o,
     "falcon": lambda o, i, r: r * o * i + r * o,
+    "basis": lambda o, i, r: r * i + r * o,
+    # what belongs to the stack is merged into the factor of the rows, once for all tokens
+    "cp": lambda o, i, r: r * i + r * o,
+    "tt": lambda o, i, *rank: rank[-1] * i + rank[-1] * o,
     # the core stays by itself, or is merged with its neighbour on either side, once for all tokens
     "tucker": lambda o, i, *rank: min(
         rank[-1] * i + rank[-1] * rank[-2] + rank[-2] * o, rank[-1] * (i + o), rank[-2] * (i + o)

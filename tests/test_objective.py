@@ -14,7 +14,7 @@ from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
 from lobert.objective import Norm, Objective, group_norm
 from lobert.plan import make_plan
-from lobert.roles import architecture_of, find_weights, linear_at
+from lobert.roles import encoder_linears, linear_at
 from lobert.whitening import decompose_in_norm, errors_in_norm
 
 KINDS = ["activations", "fisher", "loss"]
@@ -100,19 +100,15 @@ def test_full_rank_reproduces_the_tensor_in_any_norm(name: str, stack: str, shap
 # ---- calibration ----
 
 
-def paths_of(model: torch.nn.Module) -> list[str]:
-    return list(find_weights(model, list(architecture_of(model).roles)).values())
-
-
 def calibrated(examples: int = 12, labels: int = 3) -> Statistics:
     model = tiny_bert(labels=labels)
     batches = [token_batch(examples // 2, seed=seed) for seed in (0, 1)]
-    return calibrate(model, paths_of(model), batches, gradients=True, regression=labels == 1)
+    return calibrate(model, encoder_linears(model), batches, gradients=True, regression=labels == 1)
 
 
 def test_input_moments_are_those_of_the_real_tokens() -> None:
     model, batch = tiny_bert(), token_batch()
-    statistics = calibrate(model, paths_of(model), [batch], gradients=False)
+    statistics = calibrate(model, encoder_linears(model), [batch], gradients=False)
     with torch.no_grad():
         embedded = model.bert.embeddings(batch["input_ids"], batch["token_type_ids"])
     tokens = embedded[batch["attention_mask"].bool()].double()
@@ -120,7 +116,7 @@ def test_input_moments_are_those_of_the_real_tokens() -> None:
         path = f"bert.encoder.layer.0.attention.self.{role}"
         torch.testing.assert_close(statistics.input_mean(path), tokens.mean(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(statistics.covariance(path), tokens.T.cov(correction=0), rtol=1e-4, atol=1e-5)
-    assert len(statistics.second_moment) == 4 * 4  # of the six linears of a layer three share their input
+    assert len(statistics.second_moment) == 4 * 4 + 1  # of the six linears of a layer three share their input; the pooler
     assert not statistics.gradient
 
 
@@ -212,7 +208,7 @@ def test_the_bias_keeps_the_mean_output() -> None:
     """After compression the first layer's query has, on the calibration tokens, the mean it had before."""
     model, batch = tiny_bert(), token_batch()
     path = "bert.encoder.layer.0.attention.self.query"
-    statistics = calibrate(model, paths_of(model), [batch], gradients=False)
+    statistics = calibrate(model, encoder_linears(model), [batch], gradients=False)
     mean = statistics.input_mean(path)
     before = linear_at(model, path)
     wanted = before.weight.double() @ mean + before.bias.double()

@@ -20,7 +20,7 @@ from lobert.roles import find_weights, linear_at
 L, D, M = 12, 768, 3072
 
 # point: groups, rank of the first, parameters of one group (by hand), kept per cent as the original's table gives it
-ORIGINAL: dict[str, tuple[int, tuple[int, ...], int, float]] = {
+ORIGINAL: dict[str, tuple[int, tuple[int, ...], int | list[int], float]] = {
     "svd": (3 * L, (192,), 2 * 192 * D, 50.0),
     "tucker_layer": (L, (2, 384, 384), 2 * 384 * 384 + 2 * 3 + 2 * 384 * D, 50.0),
     "falcon_layer": (L, (1,), 3 * D + D * D, 33.5),
@@ -30,6 +30,19 @@ ORIGINAL: dict[str, tuple[int, tuple[int, ...], int, float]] = {
     "falcon_4d": (1, (1,), 3 * L + L * D * D, 33.3),
     "ffn_svd": (2 * L, (306,), 306 * (M + D), 49.8),
     "ffn_tucker": (2, (8, 4 * 492, 492), 8 * 4 * 492 * 492 + 8 * L + 4 * 492 * M + 492 * D, 50.1),
+    # not in the original: sizes chosen so that half stays
+    "cp_layer": (L, (576,), 576 * (3 + 2 * D), 50.1),
+    "cp_vertical": (3, (2304,), 2304 * (L + 2 * D), 50.4),
+    "cp_4d": (1, (6912,), 6912 * (3 + L + 2 * D), 50.5),
+    "ffn_cp": (2, (3672,), 3672 * (L + M + D), 50.0),
+    "tt_layer": (L, (3, 288), 3 * 3 + 3 * D * 288 + 288 * D, 50.0),
+    "tt_vertical": (3, (12, 354), L * 12 + 12 * D * 354 + 354 * D, 49.9),
+    "tt_4d": (1, (3, 30, 444), 3 * 3 + 3 * L * 30 + 30 * D * 444 + 444 * D, 49.8),
+    "ffn_tt": (2, (12, 376), [L * 12 + 12 * M * 376 + 376 * D, L * 12 + 12 * D * 1151 + 1151 * M], 50.0),
+    "basis_vertical": (3, (354,), 354 * (L * D + D), 49.9),
+    "all_svd": (6 * L, (256,), [256 * 2 * D] * 4 * L + [256 * (M + D)] * 2 * L, 50.0),
+    "pooler_svd": (1, (192,), 192 * 2 * D, 50.0),
+    "free": (1, (3, 12, 522, 522), 36 * 522 * 522 + 3 * 3 + L * L + 2 * 522 * D, 50.0),
 }
 
 
@@ -43,11 +56,13 @@ def bert_base() -> nn.Module:
 def test_default_ranks_are_the_originals(bert_base: nn.Module, name: str) -> None:
     groups, rank, parameters, kept = ORIGINAL[ALIASES.get(name, name)]
     plans = make_plan(bert_base, point(name))
-    assert [plan.parameters for plan in plans] == [parameters] * groups
+    each = [parameters] * groups if isinstance(parameters, int) else parameters
+    assert sorted(plan.parameters for plan in plans) == sorted(each)
+    assert len(plans) == groups
     assert plans[0].rank == rank
-    touched = 2 * L * D * M if "ffn" in name else 3 * L * D * D
-    assert sum(plan.dense_parameters for plan in plans) == touched
-    assert 100 * groups * parameters / touched == pytest.approx(kept, abs=0.06)
+    touched = {"ffn": 2 * L * D * M, "all": 4 * L * D * D + 2 * L * D * M, "pooler": D * D}
+    assert sum(plan.dense_parameters for plan in plans) == touched.get(name.split("_")[0], 3 * L * D * D)
+    assert 100 * sum(each) / sum(plan.dense_parameters for plan in plans) == pytest.approx(kept, abs=0.06)
 
 
 def test_a_transposed_group_swaps_its_ranks(bert_base: nn.Module) -> None:
@@ -69,7 +84,9 @@ def test_keep_is_the_largest_share_below(bert_base: nn.Module, name: str, keep: 
     plans = make_plan(bert_base, parts)
     share = sum(plan.parameters for plan in plans) / sum(plan.dense_parameters for plan in plans)
     assert share <= keep
-    if "falcon" not in name and plans[0].rank[-1] < D:  # FALCON's steps are whole matrices; at D the dial is at its end
+    if "cp" in name or (
+        "falcon" not in name and plans[0].rank[-1] < D
+    ):  # FALCON's steps are whole matrices; at D the dial is at its end
         assert share > keep - 0.01
 
 
@@ -105,6 +122,27 @@ def test_stacks_run_over_roles_and_layers_in_order() -> None:
     assert places[2, 1] == "bert.encoder.layer.1.attention.self.value"
 
 
+def test_a_role_outside_the_layers_is_one_group_beside_those_of_the_layers() -> None:
+    plans = make_plan(tiny_bert(), [part(roles=["value", "pooler"], stack=[], factorization="svd", default_rank=4)])
+    assert [plan.name for plan in plans] == ["value_0", "value_1", "value_2", "value_3", "pooler"]
+    assert plans[-1].slices == (("bert.pooler.dense", ()),)
+
+
+def test_a_model_without_the_role_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(LobertError, match=r"no module 'pooler\.dense'"):
+        make_plan(BertModel(BertConfig(), add_pooling_layer=False), point("pooler_svd"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share"), [({}, 0.5), ({"keep": 0.25}, 0.25), ({"keep": 0.25, "default_keep": 0.9}, 0.25)], ids=str
+)
+def test_a_default_share_gives_way_to_what_is_asked(sizes: dict[str, float], share: float) -> None:
+    asked = part(factorization="basis", **{"default_keep": 0.5, **sizes})
+    given = part(factorization="basis", keep=share)
+    assert [p.rank for p in make_plan(tiny_bert(), [asked])] == [p.rank for p in make_plan(tiny_bert(), [given])]
+    assert make_plan(tiny_bert(), [part(factorization="basis", default_keep=0.5, rank=7)])[0].rank == (7,)
+
+
 def test_planning_changes_nothing() -> None:
     model = tiny_bert()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -128,6 +166,11 @@ def part(**changes: Any) -> Part:
         ({"roles": []}, "roles"),
         ({"roles": ["query", "intermediate"], "stack": ["role"]}, "do not stack"),
         ({"stack": ["layers"]}, "did you mean 'layer'"),
+        ({"roles": ["pooler"]}, "'pooler' is outside the layers"),
+        ({"roles": ["query", "pooler"], "stack": ["role"]}, "'pooler' is outside the layers"),
+        ({"factorization": "cp", "stack": [], "default_rank": 1}, "use svd"),
+        ({"factorization": "tt", "rank": [4, 49]}, "49"),
+        ({"default_keep": 2}, "keep=2"),
         ({"factorization": "tuker"}, "did you mean 'tucker'"),
         ({"factorization": "svd"}, "svd"),
         ({"factorization": "falcon", "stack": [], "default_rank": 1}, "falcon"),

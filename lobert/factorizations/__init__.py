@@ -2,12 +2,16 @@
 
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.base import Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
+from lobert.factorizations.basis import Basis
+from lobert.factorizations.cp import CP
 from lobert.factorizations.dense import Dense
 from lobert.factorizations.falcon import Falcon
 from lobert.factorizations.svd import SVD
+from lobert.factorizations.tt import TensorTrain
 from lobert.factorizations.tucker import Tucker
 
-FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in (SVD, Falcon, Tucker, Dense)}
+METHODS = (SVD, Falcon, Tucker, CP, TensorTrain, Basis, Dense)
+FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in METHODS}
 
 
 def factorization(name: str) -> Factorization:
@@ -18,14 +22,17 @@ def factorization(name: str) -> Factorization:
 
 
 __all__ = [
+    "CP",
     "FACTORIZATIONS",
     "SVD",
+    "Basis",
     "Dense",
     "Factorization",
     "Falcon",
     "Rank",
     "RankSetting",
     "Shape",
+    "TensorTrain",
     "Tucker",
     "factorization",
     "reconstruct",

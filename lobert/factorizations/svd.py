@@ -19,7 +19,7 @@ class SVD(Factorization):
         if stack:
             raise LobertError(
                 f"svd factorizes single matrices, not a stack over {' and '.join(STACK_WORDS[c] for c in stack)}: "
-                "use a matrix grouping (stack=[]), or falcon or tucker"
+                "use a matrix grouping (stack=[]), or falcon, tucker, cp, tt or basis"
             )
         return "ro,ri->oi"
 

@@ -11,7 +11,7 @@ from lobert.calibration import Statistics, calibrate, load_statistics, save_stat
 from lobert.evaluation import some_examples
 from lobert.job import Job
 from lobert.progress import track
-from lobert.roles import architecture_of, find_weights
+from lobert.roles import encoder_linears
 from lobert.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,8 @@ def compute_statistics(work: Workspace, model: PreTrainedModel, folder: Path) ->
     job = work.job
     batches = some_examples(work.data, "train", job.calibration_examples)
     log.info("calibration: on %d training examples", min(job.calibration_examples, len(batches.split)))
-    paths = find_weights(model, list(architecture_of(model).roles)).values()
     model.to(job.machine.device)
     watched = track(batches, "calibrating", len(batches))
-    statistics = calibrate(model, paths, watched, needs_gradients(job), job.task.is_regression)
+    statistics = calibrate(model, encoder_linears(model), watched, needs_gradients(job), job.task.is_regression)
     model.cpu()
     save_statistics(statistics, folder)
