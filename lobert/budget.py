@@ -36,9 +36,10 @@ class Allocation:
     def story(self) -> str:
         """One line: what was spent, what error is left, and how much of it no choice could avoid."""
         dense = sum(option.rank is None for option in self.options)
+        above = f"at most {self.error / self.bound - 1:.1%} above" if self.bound else "not proven to be near"
         return (
-            f"{self.cost:,} parameters in {len(self.options)} groups, {dense} of them dense; squared error "
-            f"{self.error:.4g}, and no allocation leaves less than {self.bound:.4g}"
+            f"{self.cost:,} parameters in {len(self.options)} groups, {dense} of them dense; "
+            f"the error left is {above} the smallest possible"
         )
 
     @property

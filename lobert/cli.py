@@ -20,6 +20,7 @@ from omegaconf import errors as omegaconf_errors
 from lobert.errors import LobertError, suggest
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+MULTIRUN = ("-m", "--multirun")
 
 # Reading a key that is not there is missing from this list: once the job runs, that is a bug of ours.
 SETTING_ERRORS = (
@@ -90,14 +91,18 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
 
 
 def normalize_arguments(argv: Sequence[str], conf_dir: Path) -> list[str]:
-    """Spell task names as GLUE does (`task=mrpc,sst2` becomes `task=MRPC,SST-2`); the rest stays as it is."""
+    """Spell task names as GLUE does (`task=mrpc,sst2` becomes `task=MRPC,SST-2`), and put `-m` first.
+
+    Hydra reads a flag between settings, but refuses one that has settings on both sides.
+    """
     tasks = {_fold(path.stem): path.stem for path in (conf_dir / "task").glob("*.yaml")}
 
     def normalize(argument: str) -> str:
         key, _, value = argument.partition("=")
         return f"task={','.join(tasks.get(_fold(n), n) for n in value.split(','))}" if key == "task" else argument
 
-    return [normalize(argument) if "=" in argument else argument for argument in argv]
+    flags = [argument for argument in argv if argument in MULTIRUN]
+    return flags + [normalize(argument) if "=" in argument else argument for argument in argv if argument not in flags]
 
 
 def explain(error: Exception, conf_dir: Path) -> str | None:

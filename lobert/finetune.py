@@ -29,7 +29,7 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, wrong, want in (
-            ("epochs", type(self.epochs) is not int or self.epochs < 1, "a whole number, 1 or more"),
+            ("epochs", type(self.epochs) is not int or self.epochs < 0, "a whole number, 0 or more"),
             ("learning_rate", not self.learning_rate > 0, "a number above 0"),
             ("batch_size", type(self.batch_size) is not int or self.batch_size < 1, "a whole number, 1 or more"),
             ("accumulate", type(self.accumulate) is not int or self.accumulate < 1, "a whole number, 1 or more"),

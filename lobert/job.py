@@ -81,6 +81,11 @@ class Job:
         """Hash of the settings that numbers depend on."""
         return fingerprint({name: value for name, value in self.settings.items() if name not in ELSEWHERE})
 
+    @property
+    def distils(self) -> bool:
+        """Whether the student learns from its teacher's outputs at all."""
+        return self.student.epochs > 0 and self.distillation.needs_teacher
+
     def reaches(self, stage: str) -> bool:
         """Whether the job goes on to this stage."""
         return STAGES.index(self.stage) >= STAGES.index(stage)
@@ -90,6 +95,8 @@ def read_job(cfg: DictConfig) -> Job:
     """Check the configuration and read it into types. Raises LobertError for the first value that will not do."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_choices(settings)
+    if settings["teacher"]["epochs"] == 0:
+        raise LobertError("teacher.epochs=0 will not do: a teacher that has seen no example knows nothing of the task")
     teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
     task = {name: value for name, value in settings["task"].items() if name != "kd"}
     encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}

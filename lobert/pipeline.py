@@ -69,7 +69,7 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     if not job.reaches("knowledge"):
         return float(facts["metrics"][job.task.main_metric])
 
-    if job.distillation.needs_teacher and job.knowledge == "disk":
+    if job.distils and job.knowledge == "disk":
         with clock.stage("knowledge", found=knowledge_folder(work, teacher).exists()):
             knowledge = make_knowledge(work, teacher)
         log.info("knowledge: in %s", knowledge)

@@ -65,7 +65,7 @@ def readable(size: int) -> str:
 def teacher_outputs(work: Workspace, teacher: Path) -> TeacherOutputs | None:
     """Where the student hears its teacher: from disk, live, or not at all."""
     job = work.job
-    if not job.distillation.needs_teacher:
+    if not job.distils:
         return None
     if job.knowledge == "live":
         return LiveTeacher(load(teacher))

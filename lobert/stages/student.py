@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
 from lobert.allocation import parameter_budget, size_parts, spend_budget
-from lobert.artefacts import Recipe, fingerprint, make_folder
+from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
 from lobert.compression import CompressionReport, GroupReport, Track, compress_model
 from lobert.distill.losses import match_layers
@@ -59,7 +59,7 @@ def plan_student(work: Workspace, teacher: Path) -> Compressed:
         **chosen_by(job, budget),
         "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in plans],
         "distillation": asdict(job.distillation),
-        "knowledge": job.knowledge if job.distillation.needs_teacher else None,
+        "knowledge": job.knowledge if job.distils else None,
         "seed": job.seed,
         "dropout": job.encoder.dropout,
     }
@@ -104,7 +104,7 @@ def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers
 def train_student(
     work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger], folder: Path
 ) -> None:
-    """Compress, score before training, distil, and save the best epoch."""
+    """Compress, score before training, distil unless it is for no epoch, and save the best epoch."""
     job = work.job
     pl.seed_everything(job.seed, verbose=False)
     model = student_start(work, teacher)
@@ -112,13 +112,20 @@ def train_student(
     model.to(job.machine.device)
     zero_shot = evaluate(model, job.task, work.data)
     log.info("student: %s", story(report, zero_shot, job))
+    rank = distil(work, teacher, model, loggers, folder) if job.student.epochs else process_rank()
+    if rank == 0:
+        groups = [asdict(group) for group in report.groups]
+        finish_model(work, model, folder, {"zero_shot_metrics": zero_shot, "groups": groups})
+
+
+def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path) -> int:
+    """Train the student in place and return the rank of this process."""
+    job = work.job
     matching = match_layers(len(encoder_layers(model)), len(encoder_layers(load(teacher))))
     outputs = teacher_outputs(work, teacher)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
-    if module.global_rank == 0:
-        groups = [asdict(group) for group in report.groups]
-        finish_model(work, model, folder, {"zero_shot_metrics": zero_shot, "groups": groups})
+    return module.global_rank
 
 
 def compress_start(work: Workspace, model: PreTrainedModel, compressed: Compressed) -> CompressionReport:

@@ -1,6 +1,7 @@
 """What every stage starts from: a job with its encoder and tokenized data; and what every trained model ends as."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,9 +105,8 @@ def finish_model(work: Workspace, model: PreTrainedModel, folder: Path, facts: d
     model.cpu()
     save_student(model, folder, work.tokenizer)
     write_atomic(folder / FACTS_FILE, json.dumps({**facts, "metrics": metrics}, indent=2) + "\n")
-    for checkpoint in (folder / CHECKPOINTS).glob("*"):
-        checkpoint.unlink()
-    (folder / CHECKPOINTS).rmdir()
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
