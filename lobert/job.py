@@ -28,6 +28,7 @@ CHOICES = {
     "decomp.init": ("teacher", "pretrained"),
     "decomp.evaluation": get_args(Evaluation),
     "resume": ("True", "False"),
+    "decomp.refit_head": ("True", "False"),
 }
 WHOLE_NUMBERS = {  # and their least value
     "eval_batch_size": 1,
@@ -50,6 +51,7 @@ class Job:
     sizing: Sizing
     objective: Objective
     calibration_examples: int
+    refit_head: bool
     init: str
     layers: int | None
     distillation: Distillation
@@ -73,6 +75,7 @@ class Job:
         """Readable name of the run, for folders and W&B."""
         how: list[str] = [] if self.objective.name == "weights" else [self.objective.name]
         how += [] if self.sizing.allocate == "uniform" else [self.sizing.allocate]
+        how += ["refit"] if self.refit_head else []
         parts = [self.task.name, self.encoder.name, decomp_name(self.parts), *how, self.kd, f"seed{self.seed}"]
         return "_".join(parts)
 
@@ -110,6 +113,7 @@ def read_job(cfg: DictConfig) -> Job:
         sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
         objective=Objective(decomp["objective"], decomp["damping"], decomp["temper"]),
         calibration_examples=decomp["calibration_examples"],
+        refit_head=decomp["refit_head"],
         init=decomp["init"],
         layers=student.pop("layers"),
         kd=kd.pop("name"),

@@ -121,6 +121,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         scope=job.sizing.scope,
         allocate=job.sizing.allocate,
         objective=job.objective.name,
+        refit_head=job.refit_head,
         keep_targets=report.keep,
         error=report.error,
         groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]

@@ -57,7 +57,13 @@ def test_no_choice_is_below_the_bound(seed: int) -> None:
 
 
 def test_the_front_holds_the_best_buys_only() -> None:
-    options = [Option((1,), 1, 9.0), Option((2,), 2, 8.5), Option((3,), 3, 4.0), Option((4,), 4, 4.5), Option(None, 5, 0)]
+    options = [
+        Option((1,), 1, 9.0),
+        Option((2,), 2, 8.5),
+        Option((3,), 3, 4.0),
+        Option((4,), 4, 4.5),
+        Option(None, 5, 0),
+    ]
     assert [option.cost for option in convex_front(options)] == [1, 3, 5]
 
 

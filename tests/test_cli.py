@@ -172,6 +172,11 @@ def test_an_interruption_that_lightning_turned_into_an_exit_is_one(application: 
     assert "ran MRPC svd 0" not in done.stdout
 
 
+def test_the_multirun_flag_may_stand_anywhere(application: Path) -> None:
+    conf = application.parent / "conf"
+    assert normalize_arguments(["task=mrpc", "-m", "seed=1,2"], conf) == ["-m", "task=MRPC", "seed=1,2"]
+
+
 @pytest.mark.parametrize(
     ("argument", "normalized"),
     [

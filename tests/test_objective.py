@@ -116,7 +116,7 @@ def test_input_moments_are_those_of_the_real_tokens() -> None:
         path = f"bert.encoder.layer.0.attention.self.{role}"
         torch.testing.assert_close(statistics.input_mean(path), tokens.mean(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(statistics.covariance(path), tokens.T.cov(correction=0), rtol=1e-4, atol=1e-5)
-    assert len(statistics.second_moment) == 4 * 4 + 1  # of the six linears of a layer three share their input; the pooler
+    assert len(statistics.second_moment) == 4 * 4 + 1  # of a layer's six linears three share an input; the pooler
     assert not statistics.gradient
 
 
@@ -174,7 +174,7 @@ def test_statistics_come_back_from_disk(tmp_path: object) -> None:
 
 def test_damaged_statistics_are_named(tmp_path: object) -> None:
     (tmp_path / "statistics.safetensors").write_bytes(b"half a file")  # type: ignore[operator]
-    with pytest.raises(LobertError, match="statistics.safetensors cannot be read"):
+    with pytest.raises(LobertError, match=r"statistics\.safetensors cannot be read"):
         load_statistics(tmp_path)  # type: ignore[arg-type]
 
 
@@ -212,7 +212,9 @@ def test_the_bias_keeps_the_mean_output() -> None:
     mean = statistics.input_mean(path)
     before = linear_at(model, path)
     wanted = before.weight.double() @ mean + before.bias.double()
-    compress_model(model, make_plan(model, point("svd", 0.3)), objective=Objective("activations"), statistics=statistics)
+    compress_model(
+        model, make_plan(model, point("svd", 0.3)), objective=Objective("activations"), statistics=statistics
+    )
     after = model.get_submodule(path)
     torch.testing.assert_close(after.weight.double() @ mean + after.bias.double(), wanted, rtol=1e-4, atol=1e-5)
 

@@ -101,6 +101,26 @@ def test_a_changed_setting_makes_a_new_artefact(tmp_path: Path, override: str, n
         assert json.loads((teacher / RECIPE_FILE).read_text())
 
 
+CALIBRATED = ["decomp=all_svd", "decomp.keep=0.5", "decomp.calibration_examples=16", "student.epochs=0"]
+
+
+def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
+    """Calibration is an artefact of its own, shared by every student that needs the same statistics."""
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=loss", "decomp.allocate=greedy", "decomp.refit_head=true")
+    record = the_record(tmp_path)
+    assert record.metrics == record.zero_shot_metrics
+    assert 0.49 < record.keep_targets <= 0.5
+    assert (record.objective, record.allocate, record.refit_head, record.epochs) == ("loss", "greedy", True, 0)
+    assert not (tmp_path / "artefacts" / "knowledge").exists()
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=loss")
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=fisher", "decomp.scope=encoder")
+    assert len(artefacts(tmp_path, "calibration")) == 1
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=activations")
+    assert len(artefacts(tmp_path, "calibration")) == 2
+    assert len(find_records(tmp_path)[0]) == 4
+    assert {record.epochs for record in find_records(tmp_path)[0]} == {0}
+
+
 @pytest.mark.parametrize(
     "overrides",
     [["decomp=none", "kd=none"], ["decomp=[tucker_4d,ffn_svd]", "kd=kd"], ["decomp=svd", "kd=pkd", "student.layers=1"],

@@ -39,6 +39,7 @@ GROUP = Group(
     macs=7_000,
     dense_macs=24_576,
     error=0.25,
+    objective_error=0.2,
     evaluation="factors",
 )
 
@@ -58,6 +59,10 @@ RECORD = Record(
     metrics={"accuracy": 0.75, "f1": 0.7},
     teacher_metrics={"accuracy": 0.8, "f1": 0.875},
     zero_shot_metrics={"accuracy": 0.5, "f1": 0.4},
+    objective="weights",
+    allocate="uniform",
+    refit_head=False,
+    scope="targets",
     keep=0.25,
     keep_targets=0.244,
     keep_encoder=0.5,
@@ -237,7 +242,7 @@ def test_markdown_is_one_rectangle() -> None:
 def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
     long = "a_rather_long_name_of_a_joined_compression+ffn_svd"
     text = as_text([*RUNS, replace(RECORD, decomp=long)])
-    assert text.splitlines()[0] == "encoder tiny · kd lobert · metric accuracy"
+    assert text.splitlines()[0] == "encoder tiny · objective weights · allocate uniform · kd lobert · metric accuracy"
     assert text.count("tiny") == 1
     assert long in text
     assert "…" not in text

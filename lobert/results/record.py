@@ -68,6 +68,7 @@ class Record:
 
     objective: str  # weights | activations | fisher | loss
     allocate: str  # uniform | greedy
+    refit_head: bool
     scope: str  # what keep is a share of: targets | encoder | model
     keep: Number  # as asked; None where ranks were given
     keep_targets: Number

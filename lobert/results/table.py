@@ -44,6 +44,8 @@ COLUMNS = (
     Column("task", "task", lambda r: r.task, identity=True),
     Column("encoder", "encoder", lambda r: r.encoder, identity=True),
     Column("decomp", "decomp", lambda r: r.decomp, identity=True),
+    Column("objective", "objective", lambda r: r.objective, identity=True),
+    Column("allocate", "allocate", lambda r: r.allocate, identity=True),
     Column("kd", "kd", lambda r: r.kd, identity=True),
     Column("seed", "seed", lambda r: r.seed, identity=True),
     Column("metric", "metric", lambda r: r.metric, identity=True),
@@ -98,7 +100,8 @@ def as_csv(records: Sequence[Record]) -> str:
 
 def print_summary(record: Record, path: Path, console: Console) -> None:
     """Print what a run came to: scores, sizes, cost, time, and where `path` (its record) and the student are."""
-    title = f"{record.task} · {record.encoder} · {record.decomp} · kd {record.kd} · seed {record.seed}"
+    norm = "" if record.objective == "weights" else f" · {record.objective} norm, {record.allocate}"
+    title = f"{record.task} · {record.encoder} · {record.decomp}{norm} · kd {record.kd} · seed {record.seed}"
     console.print(f"\n[bold]{title}[/bold]", highlight=False)
     console.print(_scores(record))
     console.print(_sizes(record))

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.allocation import parameter_budget, size_parts, spend_budget
 from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
 from lobert.compression import CompressionReport, GroupReport, Track, compress_model
+from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
-from lobert.evaluation import evaluate
+from lobert.evaluation import evaluate, some_examples
 from lobert.job import Job
 from lobert.plan import GroupPlan, make_plan
 from lobert.progress import track
+from lobert.refit import refit_head
 from lobert.roles import encoder_layers, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
@@ -73,6 +77,8 @@ def chosen_by(job: Job, budget: float) -> Recipe:
         recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": budget}
+    if job.refit_head:
+        recipe |= {"refit_head": True, "calibration": job.calibration_examples}
     return recipe
 
 
@@ -136,7 +142,25 @@ def compress_start(work: Workspace, model: PreTrainedModel, compressed: Compress
         weighing = bar("weighing sizes")
         plans, allocation = spend_budget(model, plans, compressed.budget, job.objective, statistics, weighing)
         log.info("allocation: %s", allocation.story())
-    return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
+    teacher_logits = listen(work, model) if job.refit_head else []
+    report = compress_model(model, plans, bar("factorizing"), job.objective, statistics)
+    if job.refit_head:
+        model.to(job.machine.device)
+        examples = some_examples(work.data, "train", job.calibration_examples)
+        refit_head(model, zip(examples, teacher_logits, strict=True))
+    return report
+
+
+@torch.no_grad()
+def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
+    """Logits `[B, C]` of the model before compression, for each batch of calibration examples."""
+    device = work.job.machine.device
+    model.to(device).eval()
+    examples = some_examples(work.data, "train", work.job.calibration_examples)
+    batches = ({name: tensor.to(device) for name, tensor in model_inputs(batch).items()} for batch in examples)
+    logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
+    model.cpu()
+    return logits
 
 
 def bar(description: str) -> Track:
