@@ -13,7 +13,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -120,11 +119,11 @@ def tiny_vocabulary() -> list[str]:
 
 
 def skeleton(folder: Path) -> PreTrainedModel:
-    """The encoder in `folder` with shapes alone: no weights are read, no memory is taken."""
+    """A classifier on the encoder in `folder`, with shapes alone: no weights are read, no memory is taken."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            return AutoModel.from_config(config)
+            return AutoModelForSequenceClassification.from_config(config)
     except (OSError, ValueError) as error:
         raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
 

@@ -21,7 +21,7 @@ from lobert.points import decomp_name, parts_from_settings
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
-STAGES = ("teacher", "knowledge", "student", "evaluate")
+STAGES = ("plan", "teacher", "knowledge", "student", "evaluate")
 CHOICES = {
     "stage": STAGES,
     "knowledge": ("disk", "live"),
@@ -47,6 +47,7 @@ class Job:
     task: Task
     encoder: EncoderSource
     parts: list[Part]
+    plan_file: Path | None
     evaluation: Evaluation
     sizing: Sizing
     objective: Objective
@@ -76,8 +77,16 @@ class Job:
         how: list[str] = [] if self.objective.name == "weights" else [self.objective.name]
         how += [] if self.sizing.allocate == "uniform" else [self.sizing.allocate]
         how += ["refit"] if self.refit_head else []
-        parts = [self.task.name, self.encoder.name, decomp_name(self.parts), *how, self.kd, f"seed{self.seed}"]
+        decomp = decomp_name(self.parts) if self.plan_file is None else self.decomp
+        parts = [self.task.name, self.encoder.name, decomp, *how, self.kd, f"seed{self.seed}"]
         return "_".join(parts)
+
+    @property
+    def decomp(self) -> str:
+        """Name of the compression, without its size."""
+        if self.plan_file is not None:
+            return self.plan_file.stem
+        return "+".join(part.name for part in self.parts) or "none"
 
     @property
     def config_hash(self) -> str:
@@ -101,6 +110,7 @@ def read_job(cfg: DictConfig) -> Job:
     if settings["teacher"]["epochs"] == 0:
         raise LobertError("teacher.epochs=0 will not do: a teacher that has seen no example knows nothing of the task")
     teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
+    plan_file = plan_from(decomp)
     task = {name: value for name, value in settings["task"].items() if name != "kd"}
     encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}
     wandb = settings["logger"]["wandb"]
@@ -108,7 +118,8 @@ def read_job(cfg: DictConfig) -> Job:
     return Job(
         task=Task(**task),
         encoder=EncoderSource(**encoder),
-        parts=parts_from_settings(decomp),
+        parts=[] if plan_file else parts_from_settings(decomp),
+        plan_file=plan_file,
         evaluation=decomp["evaluation"],
         sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
         objective=Objective(decomp["objective"], decomp["damping"], decomp["temper"]),
@@ -132,6 +143,16 @@ def read_job(cfg: DictConfig) -> Job:
         runs=outputs / "runs",
         settings=settings,
     )
+
+
+def plan_from(decomp: Mapping[str, Any]) -> Path | None:
+    """The plan file, if there is one; LobertError where settings would contradict it."""
+    if decomp["plan"] is None:
+        return None
+    for name, other in (("keep", None), ("rank", None), ("scope", "targets"), ("allocate", "uniform")):
+        if decomp[name] != other:
+            raise LobertError(f"decomp.plan holds every rank already: leave out decomp.{name}={decomp[name]}")
+    return Path(decomp["plan"])
 
 
 def check_choices(settings: Mapping[str, Any]) -> None:

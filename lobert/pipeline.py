@@ -26,6 +26,7 @@ from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_
 from lobert.results.table import print_summary
 from lobert.roles import encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
+from lobert.stages.plan import show_plan
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
 from lobert.stages.teacher import make_teacher, teacher_folder
 from lobert.stages.workspace import Workspace, prepare, read_facts
@@ -62,6 +63,9 @@ def run(cfg: DictConfig) -> float | None:
 def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: str) -> float | None:
     """The straight column: each stage finds its artefact or makes it."""
     job = work.job
+    if job.stage == "plan":
+        show_plan(work)
+        return None
     with clock.stage("teacher", found=teacher_folder(work).exists()):
         teacher = make_teacher(work, [wandb.logger("teacher")] if wandb else [])
     facts = read_facts(teacher)
@@ -105,7 +109,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
     return Record(
         task=job.task.name,
         encoder=job.encoder.name,
-        decomp="+".join(part.name for part in job.parts) or "none",
+        decomp=job.decomp,
         kd=job.kd,
         seed=job.seed,
         init=job.init,

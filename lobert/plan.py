@@ -125,13 +125,18 @@ def make_plan(model: PreTrainedModel, parts: Sequence[Part], evaluation: Evaluat
     if evaluation not in get_args(Evaluation):
         raise LobertError(f"no evaluation '{evaluation}': {suggest(evaluation, get_args(Evaluation))}")
     plans = [plan for part in parts for plan in plan_part(model, part, evaluation)]
+    refuse_overlaps(plans)
+    return plans
+
+
+def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
+    """Raise LobertError where two groups take the same weight."""
     taken: set[str] = set()
     for plan in plans:
         for path, _ in plan.slices:
             if path in taken:
                 raise LobertError(f"two parts of decomp both compress '{path}': choose one for it")
             taken.add(path)
-    return plans
 
 
 def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation) -> list[GroupPlan]:

@@ -78,7 +78,7 @@ def as_text(records: Sequence[Record]) -> str:
         table.add_column(column.title, justify="left" if column.identity else "right", no_wrap=True)
     for record in in_order(records):
         table.add_row(*(column.form(column.value(record)) for column in columns))
-    return f"{caption}\n{_render(table)}".lstrip("\n")
+    return f"{caption}\n{render(table)}".lstrip("\n")
 
 
 def as_markdown(records: Sequence[Record]) -> str:
@@ -153,7 +153,7 @@ def _stage(record: Record, stage: str) -> str:
     return f"{stage} {'found' if stage in record.found else f'{record.seconds[stage]:.1f}'}"
 
 
-def _render(table: Table) -> str:
+def render(table: Table) -> str:
     """Plain text as wide as the table is: a number cut short would be another number."""
     console = Console(file=io.StringIO(), width=1000, color_system=None)
     with console.capture() as capture:

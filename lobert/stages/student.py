@@ -23,13 +23,13 @@ from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
 from lobert.evaluation import evaluate, some_examples
 from lobert.job import Job
-from lobert.plan import GroupPlan, make_plan
+from lobert.plan import GroupPlan
 from lobert.progress import track
 from lobert.refit import refit_head
 from lobert.roles import encoder_layers, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
-from lobert.stages.workspace import Workspace, batches_for, finish_model
+from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
 from lobert.trainer import fit
 
@@ -41,7 +41,6 @@ class Compressed:
     """A student before training: the model, its plan, and what is known of it."""
 
     plans: list[GroupPlan]
-    budget: float
     recipe: Recipe
     start: Recipe
 
@@ -50,33 +49,36 @@ def plan_student(work: Workspace, teacher: Path) -> Compressed:
     """The plan of the student and all it depends on; looks at shapes only."""
     job = work.job
     model = student_start(work, teacher)
-    parts = size_parts(model, job.parts, job.sizing)
-    plans, budget = make_plan(model, parts, job.evaluation), parameter_budget(model, parts)
-    start = {
-        "teacher": model_key(teacher),
-        "start": "teacher" if job.init == "teacher" else work.encoder_key,
-        "layers": job.layers,
-    }
+    plans, start = planned(job, model), start_recipe(work, teacher)
     recipe = {
         **work.trained_with(job.student),
         **start,
-        **chosen_by(job, budget),
+        **chosen_by(job),
         "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in plans],
         "distillation": asdict(job.distillation),
         "knowledge": job.knowledge if job.distils else None,
         "seed": job.seed,
         "dropout": job.encoder.dropout,
     }
-    return Compressed(plans, budget, json.loads(json.dumps(recipe)), start)
+    return Compressed(plans, json.loads(json.dumps(recipe)), start)
 
 
-def chosen_by(job: Job, budget: float) -> Recipe:
+def start_recipe(work: Workspace, teacher: Path) -> dict[str, Any]:
+    """Which model a student starts from."""
+    return {
+        "teacher": model_key(teacher),
+        "start": "teacher" if work.job.init == "teacher" else work.encoder_key,
+        "layers": work.job.layers,
+    }
+
+
+def chosen_by(job: Job) -> Recipe:
     """What the factors depend on beside the plan: nothing more where they are those of the weights alone."""
     recipe: dict[str, Any] = {}
     if job.objective.name != "weights":
         recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
     if job.sizing.allocate != "uniform":
-        recipe |= {"allocate": job.sizing.allocate, "budget": budget}
+        recipe |= {"allocate": job.sizing.allocate, "keep": job.sizing.keep, "scope": job.sizing.scope}
     if job.refit_head:
         recipe |= {"refit_head": True, "calibration": job.calibration_examples}
     return recipe
@@ -114,7 +116,7 @@ def train_student(
     job = work.job
     pl.seed_everything(job.seed, verbose=False)
     model = student_start(work, teacher)
-    report = compress_start(work, model, compressed)
+    report = compress_start(work, model, compressed.plans, compressed.start)
     model.to(job.machine.device)
     zero_shot = evaluate(model, job.task, work.data)
     log.info("student: %s", story(report, zero_shot, job))
@@ -134,13 +136,13 @@ def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequ
     return module.global_rank
 
 
-def compress_start(work: Workspace, model: PreTrainedModel, compressed: Compressed) -> CompressionReport:
-    """Calibrate, allocate and factorize, as far as the job asks for each."""
-    job, plans = work.job, compressed.plans
-    statistics = make_statistics(work, compressed.start, model)
+def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe) -> CompressionReport:
+    """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
+    job = work.job
+    statistics = make_statistics(work, start, model)
     if job.sizing.allocate == "greedy" and plans:
-        weighing = bar("weighing sizes")
-        plans, allocation = spend_budget(model, plans, compressed.budget, job.objective, statistics, weighing)
+        budget = parameter_budget(model, size_parts(model, job.parts, job.sizing))
+        plans, allocation = spend_budget(model, plans, budget, job.objective, statistics, bar("weighing sizes"))
         log.info("allocation: %s", allocation.story())
     teacher_logits = listen(work, model) if job.refit_head else []
     report = compress_model(model, plans, bar("factorizing"), job.objective, statistics)

@@ -18,7 +18,8 @@ from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
 from lobert.job import Job
-from lobert.plan import make_plan
+from lobert.plan import GroupPlan, make_plan
+from lobert.planfile import read_plan
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 
@@ -82,7 +83,14 @@ def check_plan(job: Job, encoder: Path) -> None:
     model = skeleton(encoder)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
-    make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation)
+    planned(job, model)
+
+
+def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
+    """The groups the job asks for: those of its plan file, or of its parts. Looks at shapes only."""
+    if job.plan_file is not None:
+        return read_plan(job.plan_file, model)
+    return make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation)
 
 
 def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:
