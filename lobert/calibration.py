@@ -165,9 +165,17 @@ def add_gradients(sums: Accumulator, recorder: Recorder, logits: Tensor, directi
             gradient, x = gradient.float(), recorder.inputs[path].detach().float()
             rows = gradient.flatten(0, -2)
             add(sums.gradients, path, rows.T @ rows)
-            if x.dim() == 2:
-                gradient, x = gradient[:, None], x[:, None]
-            add(sums.fisher, path, (gradient.mT @ x).square().sum((0, 1)))
+            add(sums.fisher, path, squared_weight_gradients(gradient, x))
+
+
+def squared_weight_gradients(gradient: Tensor, x: Tensor) -> Tensor:  # [B, T, out], [B, T, in] -> [in]
+    """Sum over examples and outputs of the squared gradient of the weight, which for one example is gᵀ x.
+
+    By the products of its tokens with each other, `[T, T]`, which are far fewer numbers than those of a weight.
+    """
+    if x.dim() == 2:
+        gradient, x = gradient[:, None], x[:, None]
+    return (((gradient @ gradient.mT) @ x) * x).sum((0, 1))
 
 
 def real_tokens(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, in] -> [tokens, in]

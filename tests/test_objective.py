@@ -8,7 +8,14 @@ from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_la
 from torch import Tensor
 
 import lobert
-from lobert.calibration import Statistics, calibrate, load_statistics, random_direction, save_statistics
+from lobert.calibration import (
+    Statistics,
+    calibrate,
+    load_statistics,
+    random_direction,
+    save_statistics,
+    squared_weight_gradients,
+)
 from lobert.compression import compress_model
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
@@ -151,6 +158,14 @@ def exact_fisher(model: torch.nn.Module, path: str, batch: dict[str, Tensor]) ->
         rows = gradient.flatten(0, 1).double()
         total += rows.T @ rows
     return total / len(p)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (4,)])
+def test_squared_weight_gradients_are_those_of_every_example(shape: Shape) -> None:
+    gradient, x = torch.randn(*shape, 5), torch.randn(*shape, 3)
+    rows, columns = gradient.reshape(4, -1, 5), x.reshape(4, -1, 3)
+    expected = sum((g.T @ v).square().sum(0) for g, v in zip(rows, columns, strict=True))
+    torch.testing.assert_close(squared_weight_gradients(gradient, x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_random_directions_have_the_fisher_matrix_as_their_moment() -> None:
