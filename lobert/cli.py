@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf import errors as omegaconf_errors
 
-from lobert.errors import LobertError, suggest
+from lobert.errors import LobertError, first_line, suggest
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 MULTIRUN = ("-m", "--multirun")
@@ -121,7 +121,7 @@ def _explain_job(error: Exception) -> str | None:
     if isinstance(error, LobertError):
         return str(error)
     if isinstance(error, SETTING_ERRORS):
-        return f"setting '{error.full_key}': {_first_line(error)}"
+        return f"setting '{error.full_key}': {first_line(error)}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return None
@@ -151,7 +151,7 @@ def _composition(error: HydraException, conf_dir: Path) -> str:
     if isinstance(cause, omegaconf_errors.OmegaConfBaseException):
         if isinstance(cause, omegaconf_errors.ConfigAttributeError | omegaconf_errors.ConfigKeyError):
             return _unknown_setting(str(cause.full_key), cause.parent_node, conf_dir)
-        return f"{text} {_first_line(cause)}"
+        return f"{text} {first_line(cause)}"
     if twice := re.match(r"Multiple values for decomp/\w+@decomp\.(\w+)\.", text):
         return f"two of the compressions in decomp=[...] are for the same weights ({twice[1]}): choose one of them"
     if axis := re.match(r"Could not override '(decomp/(?:grouping|factorization))'", text):
@@ -190,7 +190,7 @@ def _record_failure(error: Exception, sentence: str | None) -> None:
     hydra = HydraConfig.get()
     if sentence is None:
         traceback.print_exception(error)
-    reason = sentence or f"{type(error).__name__}: {_first_line(error)}"
+    reason = sentence or f"{type(error).__name__}: {first_line(error)}"
     _failures.lines.append(f"job {hydra.job.num} ({' '.join(hydra.overrides.task)}): {reason}")
     _failures.errors.append(error)
     _failures.code = BUG if sentence is None else _failures.code or USER_ERROR
@@ -211,10 +211,6 @@ def _interrupted() -> int:
 
 def _fold(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _one_line(error: BaseException) -> str:

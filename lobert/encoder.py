@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lobert.artefacts import Store, hash_files
-from lobert.errors import LobertError
+from lobert.errors import LobertError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,3 @@ def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: fl
         )
     except (OSError, ValueError) as error:
         raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

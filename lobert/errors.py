@@ -22,3 +22,9 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
     hint = f"did you mean '{folded[near[0]]}'? " if near else ""
     return f"{hint}Choices: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, or its name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

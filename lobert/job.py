@@ -111,6 +111,7 @@ def read_job(cfg: DictConfig) -> Job:
         raise LobertError("teacher.epochs=0 will not do: a teacher that has seen no example knows nothing of the task")
     teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
     plan_file = plan_from(decomp)
+    check_start(decomp)
     task = {name: value for name, value in settings["task"].items() if name != "kd"}
     encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}
     wandb = settings["logger"]["wandb"]
@@ -143,6 +144,17 @@ def read_job(cfg: DictConfig) -> Job:
         runs=outputs / "runs",
         settings=settings,
     )
+
+
+def check_start(decomp: Mapping[str, Any]) -> None:
+    """Refuse what needs a trained head where the student starts from an encoder that has none."""
+    if decomp["init"] == "teacher":
+        return
+    needs = [f"decomp.objective={name}" for name in ("fisher", "loss") if decomp["objective"] == name]
+    needs += ["decomp.refit_head=true"] if decomp["refit_head"] else []
+    needs += ["decomp.allocate=greedy"] if decomp["allocate"] == "greedy" and decomp["objective"] != "weights" else []
+    if needs:
+        raise LobertError(f"{needs[0]} needs a fine-tuned start: with decomp.init=pretrained the head is random")
 
 
 def plan_from(decomp: Mapping[str, Any]) -> Path | None:

@@ -8,7 +8,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from lobert.artefacts import write_atomic
-from lobert.errors import LobertError
+from lobert.errors import LobertError, first_line
 from lobert.plan import GroupPlan, refuse_overlaps
 from lobert.roles import linear_at
 
@@ -39,7 +39,7 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
     except OSError as error:
         raise LobertError(f"decomp.plan={path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise LobertError(f"decomp.plan={path} is no plan: {' '.join(str(error).split())}") from None
+        raise LobertError(f"decomp.plan={path} is no plan as stage=plan writes it: {first_line(error)}") from None
     except LobertError as error:
         raise LobertError(f"decomp.plan={path}: {error}") from None
     for plan in plans:

@@ -94,6 +94,16 @@ def test_the_loss_has_no_plan_without_a_teacher(tmp_path: Path) -> None:
         run_here(tmp_path, "stage=plan", "decomp.objective=loss")
 
 
+@pytest.mark.parametrize(
+    "needs",
+    [["decomp.objective=loss"], ["decomp.refit_head=true"], ["decomp.objective=activations", "decomp.allocate=greedy"]],
+)
+def test_a_random_head_has_no_loss(tmp_path: Path, needs: list[str]) -> None:
+    with pytest.raises(LobertError, match="needs a fine-tuned start") as caught:
+        run_here(tmp_path, "decomp.init=pretrained", *needs)
+    one_sentence(caught.value)
+
+
 def test_what_slices_have_in_common() -> None:
     base = random_tensor((12, 18))
     same = base.repeat(4, 1, 1)

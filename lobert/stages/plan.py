@@ -18,7 +18,7 @@ from lobert.factorizations.numerics import mode_gram
 from lobert.plan import GroupPlan
 from lobert.planfile import write_plan
 from lobert.results.table import render
-from lobert.roles import own_config
+from lobert.roles import keep_first_layers, own_config
 from lobert.stages.student import compress_start, start_recipe, student_start
 from lobert.stages.teacher import teacher_folder
 from lobert.stages.workspace import Workspace, planned
@@ -46,10 +46,13 @@ def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     teacher = teacher_folder(work)
     if teacher.exists():
         return student_start(work, teacher), start_recipe(work, teacher)
-    if job.objective.name != "weights" or job.refit_head:
+    if job.init == "teacher" and (job.objective.name != "weights" or job.refit_head):
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")
     log.info("plan: of the pretrained encoder, as the teacher is not trained yet")
-    return build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout), {}
+    model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    if job.layers is not None:
+        keep_first_layers(model, job.layers)
+    return model, {"start": work.encoder_key, "layers": job.layers}
 
 
 def unrelated(model: PreTrainedModel, plan: GroupPlan) -> str | None:
