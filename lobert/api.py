@@ -50,7 +50,7 @@ def compress(
     plans = make_plan(model, parts, evaluation)
     statistics = None
     if data is not None and goal.name != "weights":
-        statistics = measure(model, data, goal.needs_gradients or allocate == "greedy")
+        statistics = measure(model, data, goal, goal.needs_gradients or allocate == "greedy")
     if allocate == "greedy":
         plans, _ = spend_budget(model, plans, parameter_budget(model, parts), goal, statistics)
     return compress_model(model, plans, objective=goal, statistics=statistics)
@@ -66,6 +66,7 @@ def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bo
     return chosen
 
 
-def measure(model: PreTrainedModel, data: Iterable[Batch], gradients: bool) -> Statistics:
+def measure(model: PreTrainedModel, data: Iterable[Batch], goal: Objective, gradients: bool) -> Statistics:
     """Calibration statistics of every linear of the encoder."""
-    return calibrate(model, encoder_linears(model), data, gradients, regression=model.config.num_labels == 1)
+    regression = model.config.num_labels == 1
+    return calibrate(model, encoder_linears(model), data, gradients, regression, goal.temperature)

@@ -105,12 +105,14 @@ def calibrate(
     batches: Iterable[Batch],
     gradients: bool,
     regression: bool = False,
+    temperature: float = 1.0,
 ) -> Statistics:
     """Statistics of the linears at `paths` over the examples of `batches`; leaves the model in evaluation mode.
 
     With `gradients`, g is the gradient at a linear's output of the teacher's own log-likelihood: its second moment is
     the Fisher information (Martens and Grosse, 2015), here by random signs in the eigenbasis of the logits' Fisher
-    matrix, which has the same mean as labels sampled from the softmax and less variance.
+    matrix, which has the same mean as labels sampled from the softmax and less variance. A `temperature` above 1 draws
+    from a softer softmax.
     """
     model.eval()
     recorder, sums = Recorder(model, paths), Accumulator()
@@ -125,7 +127,8 @@ def calibrate(
                 sums.examples += len(mask)
                 add_inputs(sums, recorder, mask)
                 if logits is not None:
-                    add_gradients(sums, recorder, logits, random_direction(logits.detach(), regression, random))
+                    direction = random_direction(logits.detach() / temperature, regression, random)
+                    add_gradients(sums, recorder, logits, direction)
     finally:
         recorder.remove()
     return sums.statistics()

@@ -3,6 +3,7 @@
 A norm gives each weight matrix an input metric C and an output metric G, and the error tr(G D C Dᵀ) to what D it lacks.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,20 +28,24 @@ class Objective:
             (Martens and Grosse, 2015), with metrics on both sides.
         damping: share of the mean eigenvalue of a metric that is added to all of them.
         temper: power of the metrics, from 0 (the identity) to 1.
+        temperature: of the teacher's softmax in the Fisher information: a fine-tuned teacher is so sure of its training
+            examples that without it a few odd ones would make up the whole metric.
     """
 
     name: ObjectiveName = "weights"
     damping: float = 1e-3
     temper: float = 1.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ObjectiveName):
             choices = get_args(ObjectiveName)
             raise LobertError(f"decomp.objective={self.name} is not known: {suggest(str(self.name), choices)}")
-        if not self.damping > 0:
-            raise LobertError(f"decomp.damping={self.damping} will not do: give a number above 0")
-        if not 0 <= self.temper <= 1:
-            raise LobertError(f"decomp.temper={self.temper} will not do: give a power from 0 to 1")
+        for name, most in (("damping", math.inf), ("temper", 1.0), ("temperature", math.inf)):
+            value, least = getattr(self, name), 0 if name == "temper" else math.ulp(0)
+            if not isinstance(value, int | float) or not least <= value <= most:
+                wanted = "a power from 0 to 1" if name == "temper" else "a number above 0"
+                raise LobertError(f"decomp.{name}={value} will not do: give {wanted}")
 
     @property
     def needs_gradients(self) -> bool:

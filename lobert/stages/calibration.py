@@ -25,6 +25,7 @@ def calibration_recipe(work: Workspace, start: Recipe) -> Recipe:
         "data": work.data_key["train"],
         "examples": job.calibration_examples,
         "gradients": needs_gradients(job),
+        "temperature": job.objective.temperature if needs_gradients(job) else None,
     }
 
 
@@ -50,7 +51,8 @@ def compute_statistics(work: Workspace, model: PreTrainedModel, folder: Path) ->
     batches = some_examples(work.data, "train", job.calibration_examples)
     log.info("calibration: on %d training examples", min(job.calibration_examples, len(batches.split)))
     model.to(job.machine.device)
+    how = job.task.is_regression, job.objective.temperature
     watched = track(batches, "calibrating", len(batches))
-    statistics = calibrate(model, encoder_linears(model), watched, needs_gradients(job), job.task.is_regression)
+    statistics = calibrate(model, encoder_linears(model), watched, needs_gradients(job), *how)
     model.cpu()
     save_statistics(statistics, folder)
