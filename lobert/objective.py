@@ -35,7 +35,7 @@ class Objective:
     name: ObjectiveName = "weights"
     damping: float = 1e-3
     temper: float = 1.0
-    temperature: float = 4.0
+    temperature: float = 100.0
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ObjectiveName):
