@@ -18,6 +18,7 @@ MERGED = ("merge", "svd", "", (12, 18))
 
 # Multiply-adds per token through the factors of one slice, as one would count them on paper.
 THROUGH: dict[str, Callable[..., int]] = {
+    "dense": lambda o, i: o * i,
     "svd": lambda o, i, r: r * i + r * o,
     "falcon": lambda o, i, r: r * o * i + r * o,
     "basis": lambda o, i, r: r * i + r * o,

@@ -135,7 +135,7 @@ def optimizer_step(x: Tensor, layers: nn.ModuleList) -> Tensor:
 
 
 def assigned_data(x: Tensor, layers: nn.ModuleList) -> Tensor:
-    layers[0].group.factors[1].data = 2 * layers[0].group.factors[1].data
+    layers[0].group.factors[-1].data = 2 * layers[0].group.factors[-1].data
     return x
 
 
