@@ -156,6 +156,7 @@ class FactoredLinear(nn.Module):
         way = self.group.way(tokens, forming, self.shared.size)
         if way.merges and not forming:
             return nn.functional.linear(x, self._kept_weight(), self.bias)
+        self._merged = None  # the optimizer's step may follow, and a fused one raises no version that would tell
         factors, bias = self.group.slice_factors(self.index), self.bias
         results = self.shared.results(x, self.index, self.group.tensors(), way.path)
         if way.merges:
@@ -164,7 +165,9 @@ class FactoredLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features)
 
     def _kept_weight(self) -> Tensor:
-        """The merged weight, formed again only after a factor has changed or moved (see `states` for what is seen)."""
+        """The merged weight, formed again after a factor has changed or moved (see `states` for what is seen), and
+        after every pass that a training step could follow.
+        """
         state = states(self.group.tensors())
         if self._merged is None or self._merged[0] != state:
             with torch.autocast(self.group.factors[0].device.type, enabled=False):  # kept in the factors' own precision

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -125,6 +126,33 @@ def test_auto_takes_the_cheaper_way(name: str, stack: str, shape: Shape, tokens:
 
 
 # ---- the kept weight ----
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+    "adamw, fused": partial(torch.optim.AdamW, fused=True),
+    "adamw, one by one": partial(torch.optim.AdamW, foreach=False),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize(("name", "stack", "shape"), CASES)
+def test_evaluation_sees_every_training_step(
+    name: str, stack: str, shape: Shape, evaluation: Evaluation, optimizer: str
+) -> None:
+    """A fused optimizer changes the factors without raising their version counters."""
+    layer = last_slice(make_group(evaluation, name, stack, shape))
+    steps = OPTIMIZERS[optimizer](layer.group.parameters(), lr=0.1)
+    x = torch.randn(5, shape[-1], dtype=torch.float64)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), dense(layer, x))
+        layer(x).square().sum().backward()
+        steps.step()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), dense(layer, x))
 
 
 def scale(group: FactorGroup) -> None:
