@@ -12,13 +12,14 @@ import pytest
 from lobert.cli import BUG, INTERRUPTED, USER_ERROR, normalize_arguments
 
 APPLICATION = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import hydra
 from lobert import cli
 from lobert.errors import LobertError
 
 CONF = Path(__file__).with_name("conf")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with Ctrl-C ignored
 
 def run(cfg):
     print("ran", cfg.task.name, cfg.decomp.name, cfg.seed, flush=True)
