@@ -109,6 +109,8 @@ def read_job(cfg: DictConfig) -> Job:
     check_choices(settings)
     if settings["teacher"]["epochs"] == 0:
         raise LobertError("teacher.epochs=0 will not do: a teacher that has seen no example knows nothing of the task")
+    if settings["student"]["epochs"] == 0:
+        settings["kd"] = {**settings["kd"], "name": "untrained"}
     teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
     plan_file = plan_from(decomp)
     check_start(decomp)

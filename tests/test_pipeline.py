@@ -110,7 +110,7 @@ def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
     record = the_record(tmp_path)
     assert record.metrics == record.zero_shot_metrics
     assert 0.49 < record.keep_targets <= 0.5
-    assert (record.objective, record.allocate, record.refit_head, record.epochs) == ("loss", "greedy", True, 0)
+    assert (record.objective, record.allocate, record.refit_head, record.kd) == ("loss", "greedy", True, "untrained")
     assert not (tmp_path / "artefacts" / "knowledge").exists()
     run_here(tmp_path, *CALIBRATED, "decomp.objective=loss")
     run_here(tmp_path, *CALIBRATED, "decomp.objective=fisher", "decomp.scope=encoder")
