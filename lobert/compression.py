@@ -79,15 +79,12 @@ def compress_model(
     for plan in track(plans):
         tensor = tensors.pop(plan.name)
         method, norm = factorization(plan.factorization), group_norm(objective, plan, statistics)
-        if objective.name == "weights":
-            factors = method.decompose(tensor, plan.rank)
-        else:
-            factors = decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
+        factors = decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
         group.set_factors(factors)
         lost = tensor - reconstruct(group.equation, factors)
-        if objective.name != "weights" and statistics is not None:
+        if norm is not None and statistics is not None:
             correct_biases(model, plan, lost, statistics)
         reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)
@@ -141,12 +138,15 @@ def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[str, SharedIn
     return {path: inputs[key] for path, key in read.items()}
 
 
-def report_group(plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, lost: Tensor, norm: Norm) -> GroupReport:
+def report_group(
+    plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, lost: Tensor, norm: Norm | None
+) -> GroupReport:
     """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
     layers = [model.get_submodule(path) for path, _ in plan.slices]
     first = layers[0]
     assert isinstance(first, FactoredLinear)
     rows, columns = plan.shape[-2:]
+    error = ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item())
     return GroupReport(
         name=plan.name,
         factorization=plan.factorization,
@@ -156,8 +156,8 @@ def report_group(plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, lost: 
         dense_parameters=plan.dense_parameters,
         macs=linear_macs(nn.ModuleList(layers)),
         dense_macs=rows * columns * len(plan.slices),
-        error=ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item()),
-        objective_error=math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
+        error=error,
+        objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
         evaluation="merge" if first.group.merges(LARGE_BATCH, False, first.shared.size) else "contract",
     )

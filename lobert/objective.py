@@ -64,14 +64,14 @@ class Norm:
         return torch.einsum("...oi,...oi->", self.outputs @ difference, difference @ self.inputs).item()
 
 
-def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm:
-    """The norm of one group's tensor; without statistics that of the weights."""
+def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
+    """The norm of one group's tensor; None is that of the weights, which needs no metrics."""
+    if objective.name == "weights":
+        return None
+    assert statistics is not None, "every objective but the weights needs calibration"
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
-    if objective.name == "weights":
-        return Norm(inputs, outputs)
-    assert statistics is not None, "every objective but the weights needs calibration"
     for path, index in plan.slices:
         inputs[index] = tamed(input_metric(objective, statistics, path), objective)
         if objective.name == "loss":

@@ -31,11 +31,13 @@ class Scale:
     inverse: Tensor
 
 
-def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm) -> list[Tensor]:
+def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None) -> list[Tensor]:
     """Factors of `tensor [*stack, out, in]` with a small error in `norm`: the smallest where no metric was averaged.
 
-    Never worse in `norm` than the plain decomposition.
+    Never worse in `norm` than the plain decomposition, which None asks for.
     """
+    if norm is None:
+        return method.decompose(tensor, rank)
     equation = method.equation(stack)
     scales = scaling(equation, stack, norm)
     factors = method.decompose(scaled(tensor, stack, scales), rank)
@@ -46,8 +48,12 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     return min(factors, plain, key=lambda found: norm.squared(tensor - reconstruct(equation, found)))
 
 
-def errors_in_norm(method: Factorization, stack: str, tensor: Tensor, ranks: Sequence[Rank], norm: Norm) -> list[float]:
+def errors_in_norm(
+    method: Factorization, stack: str, tensor: Tensor, ranks: Sequence[Rank], norm: Norm | None
+) -> list[float]:
     """The squared error in `norm` that each of some ranks leaves; an estimate where metrics were averaged."""
+    if norm is None:
+        return method.squared_errors(stack, tensor, ranks)
     scales = scaling(method.equation(stack), stack, norm)
     return method.squared_errors(stack, scaled(tensor, stack, scales), ranks)
 

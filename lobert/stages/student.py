@@ -53,7 +53,7 @@ def plan_student(work: Workspace, teacher: Path) -> Compressed:
     recipe = {
         **work.trained_with(job.student),
         **start,
-        **chosen_by(job),
+        **chosen_by(job, model),
         "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in plans],
         "distillation": asdict(job.distillation),
         "knowledge": job.knowledge if job.distils else None,
@@ -72,16 +72,21 @@ def start_recipe(work: Workspace, teacher: Path) -> dict[str, Any]:
     }
 
 
-def chosen_by(job: Job) -> Recipe:
+def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
     """What the factors depend on beside the plan: nothing more where they are those of the weights alone."""
     recipe: dict[str, Any] = {}
     if job.objective.name != "weights":
         recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
     if job.sizing.allocate != "uniform":
-        recipe |= {"allocate": job.sizing.allocate, "keep": job.sizing.keep, "scope": job.sizing.scope}
+        recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
     if job.refit_head:
         recipe |= {"refit_head": True, "calibration": job.calibration_examples}
     return recipe
+
+
+def asked_budget(job: Job, model: PreTrainedModel) -> float:
+    """How many numbers the job lets its compressions hold."""
+    return parameter_budget(model, size_parts(model, job.parts, job.sizing))
 
 
 def run_folder(work: Workspace, compressed: Compressed) -> Path:
@@ -141,7 +146,7 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     job = work.job
     statistics = make_statistics(work, start, model)
     if job.sizing.allocate == "greedy" and plans:
-        budget = parameter_budget(model, size_parts(model, job.parts, job.sizing))
+        budget = asked_budget(job, model)
         plans, allocation = spend_budget(model, plans, budget, job.objective, statistics, bar("weighing sizes"))
         log.info("allocation: %s", allocation.story())
     teacher_logits = listen(work, model) if job.refit_head else []
