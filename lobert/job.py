@@ -125,7 +125,7 @@ def read_job(cfg: DictConfig) -> Job:
         plan_file=plan_file,
         evaluation=decomp["evaluation"],
         sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
-        objective=Objective(*(decomp[name] for name in ("objective", "damping", "temper", "temperature"))),
+        objective=Objective(*(decomp[name] for name in ("objective", "damping", "metric_power", "temperature"))),
         calibration_examples=decomp["calibration_examples"],
         refit_head=decomp["refit_head"],
         init=decomp["init"],

@@ -27,24 +27,24 @@ class Objective:
             diagonal input metric of FWSVD (Hsu et al. 2022); `loss`, the K-FAC approximation of the change of the loss
             (Martens and Grosse, 2015), with metrics on both sides.
         damping: share of the mean eigenvalue of a metric that is added to all of them.
-        temper: power of the metrics, from 0 (the identity) to 1.
+        metric_power: power of the metrics, from 0 (the identity) to 1.
         temperature: of the teacher's softmax in the Fisher information: a fine-tuned teacher is so sure of its training
             examples that without it a few odd ones would make up the whole metric.
     """
 
     name: ObjectiveName = "weights"
     damping: float = 1e-3
-    temper: float = 1.0
+    metric_power: float = 1.0
     temperature: float = 100.0
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ObjectiveName):
             choices = get_args(ObjectiveName)
             raise LobertError(f"decomp.objective={self.name} is not known: {suggest(str(self.name), choices)}")
-        for name, most in (("damping", math.inf), ("temper", 1.0), ("temperature", math.inf)):
-            value, least = getattr(self, name), 0 if name == "temper" else math.ulp(0)
+        for name, most in (("damping", math.inf), ("metric_power", 1.0), ("temperature", math.inf)):
+            value, least = getattr(self, name), 0 if name == "metric_power" else math.ulp(0)
             if not isinstance(value, int | float) or not least <= value <= most:
-                wanted = "a power from 0 to 1" if name == "temper" else "a number above 0"
+                wanted = "a power from 0 to 1" if name == "metric_power" else "a number above 0"
                 raise LobertError(f"decomp.{name}={value} will not do: give {wanted}")
 
     @property
@@ -95,10 +95,10 @@ def tamed(metric: Tensor, objective: Objective) -> Tensor:
     if not total > 0:
         return identity
     metric = metric + objective.damping * total / size * identity
-    if objective.temper == 1:
+    if objective.metric_power == 1:
         return metric
     values, vectors = eigh(metric)
-    power = (vectors * values.clamp(min=0) ** objective.temper) @ vectors.T
+    power = (vectors * values.clamp(min=0) ** objective.metric_power) @ vectors.T
     return power * (trace(metric) / trace(power))
 
 

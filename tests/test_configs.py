@@ -178,7 +178,7 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "decomp.objective=foo",
         "decomp.damping=0",
         "decomp.damping=much",
-        "decomp.temper=2",
+        "decomp.metric_power=2",
         "decomp.temperature=0",
         "decomp.calibration_examples=0",
         "decomp.refit_head=foo",

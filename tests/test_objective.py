@@ -258,7 +258,7 @@ def test_an_objective_without_data_is_refused() -> None:
     [
         ({"name": "activation"}, "did you mean 'activations'"),
         ({"name": "loss", "damping": 0.0}, "above 0"),
-        ({"name": "loss", "temper": 2.0}, "from 0 to 1"),
+        ({"name": "loss", "metric_power": 2.0}, "from 0 to 1"),
     ],
 )
 def test_an_impossible_objective_is_refused(settings: dict[str, object], words: str) -> None:
