@@ -18,6 +18,7 @@ from torch import Tensor
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
 from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.tucker import best_tucker
 
 EXACT = 1e-10
 TUCKER, CP, TT = ([group[1:] for group in GROUPS if group[0] == name] for name in ("tucker", "cp", "tt"))
@@ -191,6 +192,25 @@ def test_tucker_is_as_good_as_tensorly(stack: str, shape: Shape, rank: tuple[int
     reference = float(np.linalg.norm(tensor.numpy() - theirs))
     mine = math.sqrt(squared_error("tucker", stack, tensor, rank))
     assert mine <= reference + 1e-4 * tensor.norm().item()
+
+
+@pytest.mark.parametrize("content", ["decaying", "exact", "ill-conditioned"])
+@pytest.mark.parametrize(("stack", "shape"), TUCKER)
+def test_tucker_of_float32_weights_is_as_good_as_all_in_double(stack: str, shape: Shape, content: str) -> None:
+    ranks = rank_ladder("tucker", shape)
+    tensor = {
+        "decaying": lambda: random_tensor(shape),
+        "exact": lambda: torch.einsum(
+            FACTORIZATIONS["tucker"].equation(stack), *random_factors("tucker", stack, shape, ranks[0])
+        ),
+        "ill-conditioned": lambda: random_tensor(shape) * torch.logspace(0, -4, shape[-1], dtype=torch.float64),
+    }[content]()
+    weights = tensor.float().double()
+    slack = 1e-14 * weights.square().sum().item()
+    for rank in ranks:
+        mine = squared_error("tucker", stack, weights, rank)
+        core, _ = best_tucker(weights, weights, rank)
+        assert mine <= 1.002 * (weights.square().sum() - core.square().sum()).item() + slack
 
 
 @pytest.mark.parametrize(("stack", "shape"), TUCKER)

@@ -31,8 +31,11 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
-    """The `rank` leading eigenvectors of `gram [..., n, n]`, as columns `[..., n, rank]`, largest first."""
-    return eigh(gram)[1][..., -rank:].flip(-1)
+    """The `rank` leading eigenvectors of `gram [..., n, n]`, as columns `[..., n, rank]`, largest first.
+
+    They are found in double precision, and have the precision of `gram`.
+    """
+    return eigh(gram.double())[1][..., -rank:].flip(-1).to(gram.dtype)
 
 
 def mode_gram(tensor: Tensor, mode: int) -> Tensor:

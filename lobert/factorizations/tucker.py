@@ -12,6 +12,7 @@ SWEEPS = 5
 SHORT_MODE = 128  # longer modes are improved by orthogonal iteration instead of new eigenvectors
 STEPS = 2
 RELAXATION = 0.5
+ROUNDING = 1e-4  # share of the squared norm below which an error is found in double precision throughout
 TOLERANCE = 1e-4  # relative gain of the norm of the core below which HOOI stops
 
 
@@ -48,9 +49,26 @@ class Tucker(Factorization):
         return max(full) + sum(full[:-2]) - sum(default[:-2])
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        factors = hooi(tensor, sequential_hosvd(tensor, rank))
-        core = project(tensor, factors)
+        core, factors = quick_tucker(tensor, rank)
+        if (1 - core.square().sum() / tensor.square().sum()) < ROUNDING:
+            core, factors = best_tucker(tensor, tensor, rank)
         return [core, *(factor.T.contiguous() for factor in factors)]
+
+
+def quick_tucker(tensor: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
+    """Weights come from float32: the products in the search are formed in it, twice as fast, eigenvectors in double.
+
+    What was computed in double precision, as a tensor in the norm of ill-conditioned covariances, stays in it.
+    """
+    single = tensor.float()
+    return best_tucker(tensor, single if torch.equal(single.double(), tensor) else tensor, rank)
+
+
+def best_tucker(tensor: Tensor, searched: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
+    """Core and orthonormal factors `[size, rank]`; the search is as precise as `searched`, what is kept of it exact."""
+    found = hooi(searched, sequential_hosvd(searched, rank))
+    factors = [torch.linalg.qr(factor.to(tensor.dtype))[0] for factor in found]
+    return project(tensor, factors), factors
 
 
 def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
