@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from lobert.artefacts import write_atomic
-from lobert.compression import stack_weights
+from lobert.compression.compress import stack_weights
+from lobert.compression.plan import GroupPlan, make_plan
+from lobert.compression.points import named_parts
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, relative_error
-from lobert.plan import GroupPlan, make_plan
-from lobert.points import named_parts
 from lobert.roles import find_weights, linear_at
 
 COMPRESSIONS = (

@@ -22,11 +22,11 @@ from common import header, header_line, say, table, timed
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from lobert.compression import install_skeleton
+from lobert.compression.compress import install_skeleton
+from lobert.compression.plan import make_plan
+from lobert.compression.points import named_parts
 from lobert.errors import LobertError
 from lobert.layers import FactoredLinear
-from lobert.plan import make_plan
-from lobert.points import named_parts
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",

@@ -26,7 +26,9 @@ from common import header, header_line, say, table, timed
 from torch import nn
 
 from lobert.checkpoint import load, save_student
-from lobert.compression import compress_model
+from lobert.compression.compress import compress_model
+from lobert.compression.plan import make_plan
+from lobert.compression.points import conf_dir
 from lobert.data import LengthGroupedBatchSampler
 from lobert.data.loader import collate
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, write_knowledge
@@ -35,8 +37,6 @@ from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner, decay_groups
 from lobert.job import read_job
-from lobert.plan import make_plan
-from lobert.points import conf_dir
 from lobert.progress import hush_libraries
 from lobert.roles import encoder_layers
 from lobert.stages.workspace import Workspace, prepare

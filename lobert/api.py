@@ -4,16 +4,17 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
-from lobert.allocation import AllocationName, Scope, Sizing, parameter_budget, size_parts, spend_budget
-from lobert.calibration import Statistics, calibrate
-from lobert.compression import CompressionReport, compress_model
+from lobert.compression.allocation import AllocationName, Scope, Sizing, parameter_budget, size_parts, spend_budget
+from lobert.compression.calibration import calibrate
+from lobert.compression.compress import CompressionReport, compress_model
+from lobert.compression.objective import Objective, ObjectiveName
+from lobert.compression.plan import make_plan
+from lobert.compression.points import named_parts
+from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
 from lobert.layers import Evaluation
-from lobert.objective import Objective, ObjectiveName
-from lobert.plan import make_plan
-from lobert.points import named_parts
 from lobert.roles import encoder_linears
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lobert.compression import BANK, install_skeleton
+from lobert.compression.compress import BANK, install_skeleton
+from lobert.compression.plan import GroupPlan
 from lobert.errors import LobertError
 from lobert.layers import FactoredLinear
-from lobert.plan import GroupPlan
 from lobert.roles import replace_module
 
 WEIGHTS = "model.safetensors"

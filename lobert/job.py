@@ -7,17 +7,17 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from lobert.allocation import Sizing
 from lobert.artefacts import Store, fingerprint
+from lobert.compression.allocation import Sizing
+from lobert.compression.objective import Objective
+from lobert.compression.plan import Part
+from lobert.compression.points import decomp_name, parts_from_settings
 from lobert.data import Task
 from lobert.encoder import EncoderSource
 from lobert.errors import LobertError, suggest
 from lobert.finetune import Training
 from lobert.layers import Evaluation
 from lobert.loggers import WandbSettings
-from lobert.objective import Objective
-from lobert.plan import Part
-from lobert.points import decomp_name, parts_from_settings
 from lobert.student import Distillation
 from lobert.trainer import Machine
 

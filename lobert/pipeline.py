@@ -16,7 +16,7 @@ from torch import nn
 
 from lobert.artefacts import process_rank, write_atomic
 from lobert.checkpoint import load
-from lobert.compression import BANK, linear_macs
+from lobert.compression.compress import BANK, linear_macs
 from lobert.encoder import model_key
 from lobert.evaluation import evaluate
 from lobert.job import Job, read_job

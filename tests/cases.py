@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from lobert.compression.plan import Part
+from lobert.compression.points import parts_from_settings
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
 from lobert.factorizations.tt import useful_rank
-from lobert.plan import Part
-from lobert.points import parts_from_settings
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

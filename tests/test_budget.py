@@ -6,12 +6,12 @@ import random
 import pytest
 from cases import one_sentence, point, tiny_bert
 
-from lobert.allocation import Sizing, parameter_budget, size_parts, spend_budget
-from lobert.budget import Option, allocate, convex_front
-from lobert.compression import compress_model
+from lobert.compression.allocation import Sizing, parameter_budget, size_parts, spend_budget
+from lobert.compression.budget import Option, allocate, convex_front
+from lobert.compression.compress import compress_model
+from lobert.compression.objective import Objective
+from lobert.compression.plan import make_plan
 from lobert.errors import LobertError
-from lobert.objective import Objective
-from lobert.plan import make_plan
 from lobert.roles import encoder_layers
 
 Groups = list[list[Option]]

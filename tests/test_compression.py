@@ -16,10 +16,10 @@ from transformers import BertModel, DistilBertConfig, DistilBertForSequenceClass
 
 import lobert
 from lobert.checkpoint import save_student
-from lobert.compression import BANK, CompressionReport, compress_model, linear_macs
+from lobert.compression.compress import BANK, CompressionReport, compress_model, linear_macs
+from lobert.compression.plan import make_plan
 from lobert.errors import LobertError
 from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear
-from lobert.plan import make_plan
 from lobert.roles import find_weights, keep_first_layers
 
 NAMES = conf_names("decomp")

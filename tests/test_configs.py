@@ -11,11 +11,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lobert.cli import explain
+from lobert.compression.plan import make_plan
+from lobert.compression.points import named_parts
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
 from lobert.job import Job, read_job
-from lobert.plan import make_plan
-from lobert.points import named_parts
 
 FILES = [(folder, name) for folder in CONF_COUNTS for name in conf_names(folder)]
 GROUPINGS, METHODS = conf_names("decomp/grouping"), conf_names("decomp/factorization")

@@ -8,21 +8,15 @@ from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_la
 from torch import Tensor
 
 import lobert
-from lobert.calibration import (
-    Statistics,
-    calibrate,
-    load_statistics,
-    random_direction,
-    save_statistics,
-    squared_weight_gradients,
-)
-from lobert.compression import compress_model
+from lobert.compression.calibration import calibrate, random_direction, squared_weight_gradients
+from lobert.compression.compress import compress_model
+from lobert.compression.objective import Norm, Objective, group_norm
+from lobert.compression.plan import make_plan
+from lobert.compression.statistics import Statistics, load_statistics, save_statistics
+from lobert.compression.whitening import decompose_in_norm, errors_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
-from lobert.objective import Norm, Objective, group_norm
-from lobert.plan import make_plan
 from lobert.roles import encoder_linears, linear_at
-from lobert.whitening import decompose_in_norm, errors_in_norm
 
 KINDS = ["activations", "fisher", "loss"]
 

@@ -11,10 +11,10 @@ from cases import ALIASES, POINTS, one_sentence, point, tiny_bert
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from lobert.compression import stack_weights
+from lobert.compression.compress import stack_weights
+from lobert.compression.plan import GroupPlan, Part, make_plan
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.plan import GroupPlan, Part, make_plan
 from lobert.roles import find_weights, linear_at
 
 L, D, M = 12, 768, 3072

@@ -9,10 +9,10 @@ import yaml
 from cases import logits_of, one_sentence, point, random_tensor, tiny_bert
 from test_pipeline import artefacts, run_here, the_record
 
-from lobert.compression import compress_model
+from lobert.compression.compress import compress_model
+from lobert.compression.plan import make_plan
+from lobert.compression.planfile import read_plan, write_plan
 from lobert.errors import LobertError
-from lobert.plan import make_plan
-from lobert.planfile import read_plan, write_plan
 from lobert.stages.plan import leading_share
 
 NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "pooler_svd"]

@@ -6,10 +6,10 @@ from cases import logits_of, one_sentence, point, tiny_bert, token_batch
 from torch import Tensor
 from transformers import BertModel
 
-from lobert.compression import compress_model
+from lobert.compression.compress import compress_model
+from lobert.compression.plan import make_plan
+from lobert.compression.refit import refit_head
 from lobert.errors import LobertError
-from lobert.plan import make_plan
-from lobert.refit import refit_head
 
 Examples = list[tuple[dict[str, Tensor], Tensor]]
 

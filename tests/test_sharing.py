@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lobert.compression import compress_model, linear_macs
+from lobert.compression.compress import compress_model, linear_macs
+from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.factorizations.contraction import Path
 from lobert.factorizations.product import product
 from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
-from lobert.plan import make_plan
 from lobert.sharing import SharedInput
 
 CASES = [

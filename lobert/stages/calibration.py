@@ -7,7 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from lobert.artefacts import Recipe, make_folder
-from lobert.calibration import Statistics, calibrate, load_statistics, save_statistics
+from lobert.compression.calibration import calibrate
+from lobert.compression.statistics import Statistics, load_statistics, save_statistics
 from lobert.evaluation import some_examples
 from lobert.job import Job
 from lobert.progress import track

@@ -11,12 +11,12 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression import CompressionReport, GroupReport, stack_weights
+from lobert.compression.compress import CompressionReport, GroupReport, stack_weights
+from lobert.compression.plan import GroupPlan
+from lobert.compression.planfile import write_plan
 from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
-from lobert.plan import GroupPlan
-from lobert.planfile import write_plan
 from lobert.results.table import render
 from lobert.roles import keep_first_layers, own_config
 from lobert.stages.student import compress_start, start_recipe, student_start

@@ -14,18 +14,18 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.allocation import parameter_budget, size_parts, spend_budget
 from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
-from lobert.compression import CompressionReport, GroupReport, Track, compress_model
+from lobert.compression.allocation import parameter_budget, size_parts, spend_budget
+from lobert.compression.compress import CompressionReport, GroupReport, Track, compress_model
+from lobert.compression.plan import GroupPlan
+from lobert.compression.refit import refit_head
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
 from lobert.evaluation import evaluate, some_examples
 from lobert.job import Job
-from lobert.plan import GroupPlan
 from lobert.progress import track
-from lobert.refit import refit_head
 from lobert.roles import encoder_layers, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs

@@ -9,17 +9,17 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lobert.allocation import size_parts
 from lobert.artefacts import Recipe, write_atomic
 from lobert.checkpoint import save_student
+from lobert.compression.allocation import size_parts
+from lobert.compression.plan import GroupPlan, make_plan
+from lobert.compression.planfile import read_plan
 from lobert.data import TextDataModule, load_examples, tokenize
 from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
 from lobert.job import Job
-from lobert.plan import GroupPlan, make_plan
-from lobert.planfile import read_plan
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 

@@ -6,15 +6,15 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedModel
 
-from lobert.budget import Allocation, Option, allocate
-from lobert.calibration import Statistics
-from lobert.compression import Track, stack_weights
+from lobert.compression.budget import Allocation, Option, allocate
+from lobert.compression.compress import Track, stack_weights
+from lobert.compression.objective import Objective, group_norm
+from lobert.compression.plan import GroupPlan, Part, check_keep, make_plan
+from lobert.compression.statistics import Statistics
+from lobert.compression.whitening import errors_in_norm
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization
-from lobert.objective import Objective, group_norm
-from lobert.plan import GroupPlan, Part, check_keep, make_plan
 from lobert.roles import encoder_layers
-from lobert.whitening import errors_in_norm
 
 AllocationName = Literal["uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]

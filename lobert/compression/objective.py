@@ -10,10 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lobert.calibration import Statistics
+from lobert.compression.plan import GroupPlan
+from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.numerics import eigh
-from lobert.plan import GroupPlan
 
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
 

@@ -9,11 +9,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from lobert.compression.plan import Part, check_keep
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
-from lobert.plan import Part, check_keep
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def conf_dir() -> Path:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lobert.compression.objective import Norm, trace
 from lobert.factorizations import Factorization, Rank, reconstruct
 from lobert.factorizations.numerics import eigh
-from lobert.objective import Norm, trace
 
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lobert.calibration import Statistics
+from lobert.compression.objective import Norm, Objective, group_norm
+from lobert.compression.plan import GroupPlan
+from lobert.compression.statistics import Statistics
+from lobert.compression.whitening import decompose_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
-from lobert.objective import Norm, Objective, group_norm
-from lobert.plan import GroupPlan
 from lobert.roles import first_reader, linear_at, own_config, replace_module
 from lobert.sharing import SharedInput
-from lobert.whitening import decompose_in_norm
 
 BANK = "factors"  # attribute of the model under which the groups live
 WEIGHTS = Objective()

@@ -8,8 +8,8 @@ import yaml
 from transformers import PreTrainedModel
 
 from lobert.artefacts import write_atomic
+from lobert.compression.plan import GroupPlan, refuse_overlaps
 from lobert.errors import LobertError, first_line
-from lobert.plan import GroupPlan, refuse_overlaps
 from lobert.roles import linear_at
 
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"

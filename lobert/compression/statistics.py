@@ -1,0 +1,75 @@
+"""Moments of the linears of a model: of their inputs, and of the gradients at their outputs; in memory and on disk."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lobert.errors import LobertError
+
+STATISTICS_FILE = "statistics.safetensors"
+TABLES = ("mean", "second_moment", "gradient", "fisher")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments by module path; inputs shared by several linears stand once, under the first one's path.
+
+    Attributes:
+        source: of each path, the path whose inputs it shares.
+        mean: `[in]`, E[x] over tokens.
+        second_moment: `[in, in]`, E[x xᵀ] over tokens.
+        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples; empty where the
+            gradients were not asked for.
+        fisher: `[in]`, sums over outputs of the squared gradient of the weight, averaged over examples.
+    """
+
+    source: Mapping[str, str]
+    mean: Mapping[str, Tensor]
+    second_moment: Mapping[str, Tensor]
+    gradient: Mapping[str, Tensor]
+    fisher: Mapping[str, Tensor]
+
+    def input_mean(self, path: str) -> Tensor:
+        return self.mean[self._source(path)]
+
+    def covariance(self, path: str) -> Tensor:
+        """Centred covariance `[in, in]` of a linear's inputs."""
+        source = self._source(path)
+        mean = self.mean[source]
+        return self.second_moment[source] - torch.outer(mean, mean)
+
+    def _source(self, path: str) -> str:
+        if path not in self.source:
+            raise LobertError(f"there are no calibration statistics of '{path}': calibrate with the model as it is")
+        return self.source[path]
+
+
+def save_statistics(statistics: Statistics, folder: Path) -> None:
+    """Write the statistics into `folder`, in single precision."""
+    tensors = {
+        f"{table}/{path}": tensor.float().contiguous()
+        for table in TABLES
+        for path, tensor in getattr(statistics, table).items()
+    }
+    save_file(tensors, folder / STATISTICS_FILE, {"source": json.dumps(dict(statistics.source))})
+
+
+def load_statistics(folder: Path) -> Statistics:
+    """The statistics in `folder`, in double precision. Raises LobertError where they cannot be read."""
+    path = folder / STATISTICS_FILE
+    tables: dict[str, dict[str, Tensor]] = {table: {} for table in TABLES}
+    try:
+        with safe_open(path, "pt") as file:
+            source = json.loads(file.metadata()["source"])
+            for key in file.keys():  # noqa: SIM118  # the file is no dict
+                table, _, name = key.partition("/")
+                tables[table][name] = file.get_tensor(key).double()
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LobertError(f"{path} cannot be read ({error}): delete {folder} and run again to make it anew") from None
+    return Statistics(source, **tables)
