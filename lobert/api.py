@@ -10,6 +10,7 @@ from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
+from lobert.compression.sequential import Order, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError
@@ -20,14 +21,15 @@ from lobert.roles import encoder_linears
 
 def compress(
     model: PreTrainedModel,
-    decomp: str | Sequence[str],
+    decomp: str | Sequence[str] = "all_svd",
     *,
     keep: float | None = None,
     scope: Scope = "targets",
     rank: RankSetting | None = None,
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
-    allocate: AllocationName = "uniform",
+    allocate: AllocationName | None = None,
+    order: Order = "auto",
     evaluation: Evaluation = "auto",
 ) -> CompressionReport:
     """Compress a BERT of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
@@ -39,22 +41,34 @@ def compress(
         rank: exact rank instead, where `decomp` is one point.
         data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
-        allocate: "uniform", or "greedy": rank where it lowers the error of the objective most.
+        allocate: "uniform" (default without data), or "greedy" (default with data): rank where it lowers the error of
+            the objective most.
+        order: "parallel", or "sequential": every layer makes up for the drift of those before it; by default
+            sequential where there are data and every group reads one input.
         evaluation: "contract", "merge" or, by default, whichever costs fewer multiply-adds.
 
     Raises LobertError for unknown names, impossible sizes, models whose roles are not known, and an objective that
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    sizing = Sizing(keep, scope, allocate)
+    sizing = Sizing(keep, scope, allocate or chosen_allocation(goal, rank))
     parts = size_parts(model, named_parts(decomp, keep, rank), sizing)
     plans = make_plan(model, parts, evaluation)
+    sequential = chosen_order(order, goal, model, plans) == "sequential"
+    batches = [] if data is None else list(data)
     statistics = None
-    if data is not None and goal.name != "weights":
-        statistics = measure(model, data, goal, goal.needs_gradients or allocate == "greedy")
-    if allocate == "greedy":
+    if goal.name != "weights":
+        statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")
+    if sizing.allocate == "greedy":
         plans, _ = spend_budget(model, plans, parameter_budget(model, parts), goal, statistics)
+    if sequential and statistics is not None:
+        return compress_in_order(model, plans, batches, goal, statistics)
     return compress_model(model, plans, objective=goal, statistics=statistics)
+
+
+def chosen_allocation(goal: Objective, rank: RankSetting | None) -> AllocationName:
+    """Greedy where groups can be compared in one unit, that of the loss, and no exact rank was asked for."""
+    return "greedy" if goal.name == "loss" and rank is None else "uniform"
 
 
 def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bool) -> Objective:

@@ -1,6 +1,7 @@
 """Scores of a classifier on the labelled dev splits of a task."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from lobert.data import LengthGroupedBatchSampler, ResumableLoader, Task, TextDataModule, compute_metrics
 from lobert.distill.knowledge import model_inputs
 from lobert.progress import track
+
+Predictions = Mapping[str, np.ndarray]  # logits [n, C] of each split
 
 
 def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -49,13 +52,49 @@ def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoad
     return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
 
 
-def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:
-    """Metrics of the model on every labelled dev split."""
+def predict_dev(model: nn.Module, data: TextDataModule) -> Predictions:
+    """Logits of the model on every labelled dev split."""
+    loaders = {split: every_example(data, split) for split in data.eval_splits}
+    return {
+        split: predict(model, track(loader, f"evaluating on {split}", len(loader))) for split, loader in loaders.items()
+    }
+
+
+def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> dict[str, float]:
+    """Metrics of predictions on every labelled dev split."""
     metrics: dict[str, float] = {}
-    for split in task.eval_splits:
-        loader = every_example(data, split)
-        logits = predict(model, track(loader, f"evaluating on {split}", len(loader)))
+    for split, logits in predictions.items():
         labels = data.splits[split].labels
         assert labels is not None, f"{split} is a labelled split"
         metrics |= score(task, split, logits, labels)
     return metrics
+
+
+def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:
+    """Metrics of the model on every labelled dev split."""
+    return score_splits(task, data, predict_dev(model, data))
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near a student's predictions are to its teacher's, over the examples of all dev splits.
+
+    Attributes:
+        agreement: share of the examples with the same label; None for a regression.
+        divergence: mean KL(teacher || student) of the class probabilities, in nats; for a regression the mean squared
+            difference of the scores.
+    """
+
+    agreement: float | None
+    divergence: float
+
+
+def closeness(teacher: Predictions, student: Predictions) -> Closeness:
+    """Both have logits `[n, C]`, or scores `[n, 1]`, of the same splits."""
+    wanted, given = (torch.from_numpy(np.concatenate([p[s] for s in teacher])).double() for p in (teacher, student))
+    if wanted.shape[-1] == 1:
+        return Closeness(None, (wanted - given).square().mean().item())
+    log_wanted, log_given = wanted.log_softmax(-1), given.log_softmax(-1)
+    divergence = (log_wanted.exp() * (log_wanted - log_given)).sum(-1).mean().item()
+    agreement = (wanted.argmax(-1) == given.argmax(-1)).double().mean().item()
+    return Closeness(agreement, divergence)

@@ -12,6 +12,7 @@ from lobert.compression.allocation import Sizing
 from lobert.compression.objective import Objective
 from lobert.compression.plan import Part
 from lobert.compression.points import decomp_name, parts_from_settings
+from lobert.compression.sequential import Order
 from lobert.data import Task
 from lobert.encoder import EncoderSource
 from lobert.errors import LobertError, suggest
@@ -27,6 +28,7 @@ CHOICES = {
     "knowledge": ("disk", "live"),
     "decomp.init": ("teacher", "pretrained"),
     "decomp.evaluation": get_args(Evaluation),
+    "decomp.order": get_args(Order),
     "resume": ("True", "False"),
     "decomp.refit_head": ("True", "False"),
 }
@@ -51,6 +53,7 @@ class Job:
     evaluation: Evaluation
     sizing: Sizing
     objective: Objective
+    order: Order
     calibration_examples: int
     refit_head: bool
     init: str
@@ -76,6 +79,7 @@ class Job:
         """Readable name of the run, for folders and W&B."""
         how: list[str] = [] if self.objective.name == "weights" else [self.objective.name]
         how += [] if self.sizing.allocate == "uniform" else [self.sizing.allocate]
+        how += [] if self.order == "auto" else [self.order]
         how += ["refit"] if self.refit_head else []
         decomp = decomp_name(self.parts) if self.plan_file is None else self.decomp
         parts = [self.task.name, self.encoder.name, decomp, *how, self.kd, f"seed{self.seed}"]
@@ -126,6 +130,7 @@ def read_job(cfg: DictConfig) -> Job:
         evaluation=decomp["evaluation"],
         sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
         objective=Objective(*(decomp[name] for name in ("objective", "damping", "metric_power", "temperature"))),
+        order=decomp["order"],
         calibration_examples=decomp["calibration_examples"],
         refit_head=decomp["refit_head"],
         init=decomp["init"],

@@ -18,7 +18,7 @@ from lobert.artefacts import process_rank, write_atomic
 from lobert.checkpoint import load
 from lobert.compression.compress import BANK, linear_macs
 from lobert.encoder import model_key
-from lobert.evaluation import evaluate
+from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job, read_job
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
@@ -28,7 +28,7 @@ from lobert.roles import encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
 from lobert.stages.plan import show_plan
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
-from lobert.stages.teacher import make_teacher, teacher_folder
+from lobert.stages.teacher import make_teacher, teacher_folder, teacher_predictions
 from lobert.stages.workspace import Workspace, prepare, read_facts
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
     job = work.job
     with clock.stage("evaluate"):
         model = load(student).to(job.machine.device)
-        metrics = evaluate(model, job.task, work.data)
+        predictions = predict_dev(model, work.data)
+        metrics = score_splits(job.task, work.data, predictions)
+        near = closeness(teacher_predictions(work, teacher), predictions)
     teacher_facts, facts = read_facts(teacher), read_facts(student)
     report = read_report(facts)
     metric = job.task.main_metric
@@ -121,10 +123,14 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         metrics=metrics,
         teacher_metrics=teacher_facts["metrics"],
         zero_shot_metrics=facts["zero_shot_metrics"],
+        agreement=near.agreement,
+        divergence=near.divergence,
+        **{f"zero_shot_{name}": value for name, value in facts["zero_shot_closeness"].items()},
         keep=job.sizing.keep,
         scope=job.sizing.scope,
         allocate=job.sizing.allocate,
         objective=job.objective.name,
+        order=compressed.recipe.get("order", "parallel"),
         refit_head=job.refit_head,
         keep_targets=report.keep,
         error=report.error,

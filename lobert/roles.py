@@ -5,7 +5,7 @@ A new architecture is one row of ARCHITECTURES.
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -21,13 +21,15 @@ class Architecture:
     """Module paths below the base model.
 
     `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them.
-    Each set of roles in `shared_inputs` reads one and the same tensor.
+    Each set of roles in `shared_inputs` reads one and the same tensor. A role in `sums` gives its output to a sum with
+    a residual, which the module named there reads.
     """
 
     layers: str
     roles: Mapping[str, str]
     singles: Mapping[str, str]
     shared_inputs: Sequence[Sequence[str]] = ()
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -43,6 +45,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         singles={"pooler": "pooler.dense"},
         shared_inputs=(("query", "key", "value"),),
+        sums={"attention_output": "attention.output.LayerNorm", "output": "output.LayerNorm"},
     ),
 }
 
@@ -112,6 +115,16 @@ def first_reader(model: PreTrainedModel, path: str) -> str:
             if path.endswith(f".{suffix}"):
                 return path.removesuffix(suffix) + known.roles[readers[0]]
     return path
+
+
+def sum_after(model: PreTrainedModel, path: str) -> str | None:
+    """Path of the module that reads the sum of a residual and the output of the linear at `path`; None without one."""
+    base, known = layers_path(model), architecture_of(model)
+    layer, _, inside = path.removeprefix(f"{base}.").partition(".")
+    for role, module in known.sums.items():
+        if path.startswith(f"{base}.") and inside == known.roles[role]:
+            return f"{base}.{layer}.{module}"
+    return None
 
 
 def linear_at(model: PreTrainedModel, path: str) -> nn.Linear:

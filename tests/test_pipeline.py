@@ -111,6 +111,8 @@ def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
     assert record.metrics == record.zero_shot_metrics
     assert 0.49 < record.keep_targets <= 0.5
     assert (record.objective, record.allocate, record.refit_head, record.kd) == ("loss", "greedy", True, "untrained")
+    assert record.order == "sequential"
+    assert (record.agreement, record.divergence) == (record.zero_shot_agreement, record.zero_shot_divergence)
     assert not (tmp_path / "artefacts" / "knowledge").exists()
     run_here(tmp_path, *CALIBRATED, "decomp.objective=loss")
     run_here(tmp_path, *CALIBRATED, "decomp.objective=fisher", "decomp.scope=encoder")
@@ -144,6 +146,7 @@ def test_uncompressed_student_scores_as_its_teacher_before_training(tmp_path: Pa
     run_here(tmp_path, "decomp=none")
     record = the_record(tmp_path)
     assert record.zero_shot_metrics == record.teacher_metrics
+    assert (record.zero_shot_agreement, record.zero_shot_divergence) == (1, 0)
 
 
 class Interrupted(Exception):

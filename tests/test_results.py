@@ -59,8 +59,13 @@ RECORD = Record(
     metrics={"accuracy": 0.75, "f1": 0.7},
     teacher_metrics={"accuracy": 0.8, "f1": 0.875},
     zero_shot_metrics={"accuracy": 0.5, "f1": 0.4},
+    agreement=0.8,
+    divergence=0.125,
+    zero_shot_agreement=0.5,
+    zero_shot_divergence=0.75,
     objective="weights",
     allocate="uniform",
+    order="parallel",
     refit_head=False,
     scope="targets",
     keep=0.25,
@@ -242,7 +247,7 @@ def test_markdown_is_one_rectangle() -> None:
 def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
     long = "a_rather_long_name_of_a_joined_compression+ffn_svd"
     text = as_text([*RUNS, replace(RECORD, decomp=long)])
-    assert text.splitlines()[0] == "encoder tiny · objective weights · allocate uniform · kd lobert · metric accuracy"
+    assert text.splitlines()[0] == "encoder tiny · objective weights · allocate uniform · order parallel · kd lobert · metric accuracy"
     assert text.count("tiny") == 1
     assert long in text
     assert "…" not in text

@@ -3,7 +3,7 @@
 Only real tokens count. Products are in single precision, their sums in double.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,12 +41,12 @@ class Accumulator:
 
 
 class Recorder:
-    """Hooks on some linears that keep what goes in and comes out during one forward pass."""
+    """Hooks on some modules, by path, that keep what goes in and comes out during one forward pass."""
 
-    def __init__(self, model: PreTrainedModel, paths: Iterable[str]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self._handles = [linear_at(model, path).register_forward_hook(self._keep(path)) for path in paths]
+        self._handles = [module.register_forward_hook(self._keep(path)) for path, module in modules.items()]
 
     def _keep(self, path: str):  # type: ignore[no-untyped-def]  # the hook's type is torch's own affair
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -76,7 +76,7 @@ def calibrate(
     from a softer softmax.
     """
     model.eval()
-    recorder, sums = Recorder(model, paths), Accumulator()
+    recorder, sums = Recorder({path: linear_at(model, path) for path in paths}), Accumulator()
     device = next(model.parameters()).device
     random = torch.Generator().manual_seed(0)
     try:

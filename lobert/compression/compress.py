@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
 WEIGHTS = Objective()
-Track = Callable[[Sequence[GroupPlan]], Iterable[GroupPlan]]  # a progress bar, or nothing
+Track = Callable[[Sequence[Any]], Iterable[Any]]  # a progress bar, or nothing
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,13 @@ def compress_model(
     track: Track = iter,
     objective: Objective = WEIGHTS,
     statistics: Statistics | None = None,
+    fitted: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
 ) -> CompressionReport:
     """Factorize the planned groups of `model` in place, by the smallest error in the norm of `objective`.
 
     With `statistics` the biases make up for the change of each layer's mean output; without, they and everything
-    outside the plan stay as they are. Raises LobertError for weights that are not finite.
+    outside the plan stay as they are. Factors in `fitted`, by the name of the group, are taken as they are, and so are
+    the biases then. Raises LobertError for weights that are not finite.
     """
     tensors = {plan.name: stack_weights(model, plan) for plan in plans}
     bank = install_skeleton(model, plans)
@@ -79,12 +83,12 @@ def compress_model(
     for plan in track(plans):
         tensor = tensors.pop(plan.name)
         method, norm = factorization(plan.factorization), group_norm(objective, plan, statistics)
-        factors = decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
+        factors = fitted.get(plan.name) or decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
         group.set_factors(factors)
         lost = tensor - reconstruct(group.equation, factors)
-        if norm is not None and statistics is not None:
+        if norm is not None and statistics is not None and plan.name not in fitted:
             correct_biases(model, plan, lost, statistics)
         reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)

@@ -17,7 +17,7 @@ from lobert.errors import LobertError
 if TYPE_CHECKING:
     import torch  # tables are made without loading it
 
-SCHEMA = 2
+SCHEMA = 3
 RECORD_FILE = "result.json"
 LIBRARIES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "tensorly", "lobert")
 
@@ -66,8 +66,14 @@ class Record:
     teacher_metrics: Mapping[str, Number]
     zero_shot_metrics: Mapping[str, Number]
 
+    agreement: Number  # share of dev examples on which student and teacher say the same; None for a regression
+    divergence: Number  # mean KL(teacher || student) on dev, in nats; of scores the mean squared difference
+    zero_shot_agreement: Number
+    zero_shot_divergence: Number
+
     objective: str  # weights | activations | fisher | loss
     allocate: str  # uniform | greedy
+    order: str  # parallel | sequential
     refit_head: bool
     scope: str  # what keep is a share of: targets | encoder | model
     keep: Number  # as asked; None where ranks were given

@@ -46,6 +46,7 @@ COLUMNS = (
     Column("decomp", "decomp", lambda r: r.decomp, identity=True),
     Column("objective", "objective", lambda r: r.objective, identity=True),
     Column("allocate", "allocate", lambda r: r.allocate, identity=True),
+    Column("order", "order", lambda r: r.order, identity=True),
     Column("kd", "kd", lambda r: r.kd, identity=True),
     Column("seed", "seed", lambda r: r.seed, identity=True),
     Column("metric", "metric", lambda r: r.metric, identity=True),
@@ -53,6 +54,8 @@ COLUMNS = (
     Column("zero_shot_score", "zero-\nshot", lambda r: r.zero_shot_score, points),
     Column("score", "student", lambda r: r.score, points),
     Column("retention", "retained\n%", lambda r: r.retention, points),
+    Column("agreement", "agree\n%", lambda r: r.agreement, points),
+    Column("divergence", "KL", lambda r: r.divergence, _form(1, 3)),
     Column("keep_targets", "kept %\ntargets", lambda r: r.keep_targets, points),
     Column("keep_encoder", "kept %\nencoder", lambda r: r.keep_encoder, points),
     Column("keep_model", "kept %\nmodel", lambda r: r.keep_model, points),
@@ -100,7 +103,7 @@ def as_csv(records: Sequence[Record]) -> str:
 
 def print_summary(record: Record, path: Path, console: Console) -> None:
     """Print what a run came to: scores, sizes, cost, time, and where `path` (its record) and the student are."""
-    norm = "" if record.objective == "weights" else f" · {record.objective} norm, {record.allocate}"
+    norm = "" if record.objective == "weights" else f" · {record.objective} norm, {record.allocate}, {record.order}"
     title = f"{record.task} · {record.encoder} · {record.decomp}{norm} · kd {record.kd} · seed {record.seed}"
     console.print(f"\n[bold]{title}[/bold]", highlight=False)
     console.print(_scores(record))
@@ -121,6 +124,13 @@ def _scores(record: Record) -> Table:
         teacher = record.teacher_metrics.get(name)
         row = (points(teacher), points(record.zero_shot_metrics.get(name)), points(score))
         table.add_row(name, *row, percent(ratio(score, teacher)), style="bold" if name == record.metric else "")
+    for name, before, after in (
+        ("agreement", record.zero_shot_agreement, record.agreement),
+        ("divergence", record.zero_shot_divergence, record.divergence),
+    ):
+        form = points if name == "agreement" else _form(1, 3)
+        if after is not None:
+            table.add_row(f"{name} with teacher", "", form(before), form(after), "")
     return table
 
 

@@ -20,15 +20,18 @@ from lobert.compression.allocation import parameter_budget, size_parts, spend_bu
 from lobert.compression.compress import CompressionReport, GroupReport, Track, compress_model
 from lobert.compression.plan import GroupPlan
 from lobert.compression.refit import refit_head
+from lobert.compression.sequential import chosen_order, compress_in_order
+from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
-from lobert.evaluation import evaluate, some_examples
+from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
 from lobert.progress import track
 from lobert.roles import encoder_layers, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
+from lobert.stages.teacher import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
 from lobert.trainer import fit
@@ -79,6 +82,8 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
         recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
+    if chosen_order(job.order, job.objective, model, planned(job, model)) == "sequential":
+        recipe |= {"order": "sequential"}
     if job.refit_head:
         recipe |= {"refit_head": True, "calibration": job.calibration_examples}
     return recipe
@@ -123,12 +128,14 @@ def train_student(
     model = student_start(work, teacher)
     report = compress_start(work, model, compressed.plans, compressed.start)
     model.to(job.machine.device)
-    zero_shot = evaluate(model, job.task, work.data)
+    predictions = predict_dev(model, work.data)
+    zero_shot = score_splits(job.task, work.data, predictions)
+    near = asdict(closeness(teacher_predictions(work, teacher), predictions))
     log.info("student: %s", story(report, zero_shot, job))
     rank = distil(work, teacher, model, loggers, folder) if job.student.epochs else process_rank()
     if rank == 0:
-        groups = [asdict(group) for group in report.groups]
-        finish_model(work, model, folder, {"zero_shot_metrics": zero_shot, "groups": groups})
+        facts = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
+        finish_model(work, model, folder, {**facts, "groups": [asdict(group) for group in report.groups]})
 
 
 def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path) -> int:
@@ -150,11 +157,25 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
         plans, allocation = spend_budget(model, plans, budget, job.objective, statistics, bar("weighing sizes"))
         log.info("allocation: %s", allocation.story())
     teacher_logits = listen(work, model) if job.refit_head else []
-    report = compress_model(model, plans, bar("factorizing"), job.objective, statistics)
+    report = factorize(work, model, plans, statistics)
     if job.refit_head:
         model.to(job.machine.device)
         examples = some_examples(work.data, "train", job.calibration_examples)
         refit_head(model, zip(examples, teacher_logits, strict=True))
+    return report
+
+
+def factorize(
+    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], statistics: Statistics | None
+) -> CompressionReport:
+    """Put factors in the place of the weights, in the job's order."""
+    job = work.job
+    if statistics is None or chosen_order(job.order, job.objective, model, plans) == "parallel":
+        return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
+    model.to(job.machine.device)
+    examples = some_examples(work.data, "train", job.calibration_examples)
+    report = compress_in_order(model, plans, examples, job.objective, statistics, bar("factorizing by layer"))
+    model.cpu()
     return report
 
 
@@ -171,8 +192,8 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
 
 
 def bar(description: str) -> Track:
-    """A progress bar over the groups of a plan."""
-    return lambda plans: track(plans, description, len(plans))
+    """A progress bar over the groups of a plan, or the layers of a model."""
+    return lambda items: track(items, description, len(items))
 
 
 def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from lobert.artefacts import Recipe, make_folder
-from lobert.encoder import build_classifier
+from lobert.checkpoint import load
+from lobert.encoder import build_classifier, model_key
+from lobert.errors import LobertError
+from lobert.evaluation import Predictions, predict_dev
 from lobert.stages.workspace import Workspace, batches_for, finish_model
 from lobert.teacher import Teacher
 from lobert.trainer import fit
 
 log = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.safetensors"
 
 
 def teacher_recipe(work: Workspace) -> Recipe:
@@ -40,6 +47,24 @@ def make_teacher(work: Workspace, loggers: Sequence[Logger] = ()) -> Path:
     build = partial(train_teacher, work, loggers)
     make_folder(folder, teacher_recipe(work), build, resume=work.job.resume, together=True)
     return folder
+
+
+def teacher_predictions(work: Workspace, teacher: Path) -> Predictions:
+    """The teacher's logits on the labelled dev splits, found or computed."""
+    job = work.job
+    recipe = {"teacher": model_key(teacher), "data": {split: work.data_key[split] for split in job.task.eval_splits}}
+    folder = job.store.path("predictions", f"{job.task.name}_{job.encoder.name}", recipe)
+    make_folder(folder, recipe, partial(compute_predictions, work, teacher))
+    try:
+        return load_file(folder / PREDICTIONS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise LobertError(f"{folder} cannot be read ({error}): delete it and run again to make it anew") from None
+
+
+def compute_predictions(work: Workspace, teacher: Path, folder: Path) -> None:
+    """Run the teacher over the dev splits."""
+    model = load(teacher).to(work.job.machine.device)
+    save_file(dict(predict_dev(model, work.data)), folder / PREDICTIONS_FILE)
 
 
 def train_teacher(work: Workspace, loggers: Sequence[Logger], folder: Path) -> None:

@@ -14,6 +14,7 @@ from lobert.checkpoint import save_student
 from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
+from lobert.compression.sequential import chosen_order
 from lobert.data import TextDataModule, load_examples, tokenize
 from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
 from lobert.errors import LobertError
@@ -83,7 +84,8 @@ def check_plan(job: Job, encoder: Path) -> None:
     model = skeleton(encoder)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
-    planned(job, model)
+    plans = planned(job, model)
+    chosen_order(job.order, job.objective, model, plans)
 
 
 def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:

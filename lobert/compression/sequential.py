@@ -1,0 +1,214 @@
+"""Compression from the bottom up: every weight is fitted to what the dense model computes in its place, from the inputs
+that the weights compressed before it leave. What is lost early is so made up for later, as far as it can be.
+
+With x the inputs in the compressed model and y the wanted outputs, both centred, the target of a weight is the ridge
+regression W* = (E[y xᵀ] + λW) (E[x xᵀ] + λI)⁻¹, which is then factorized in the norm of x. Where a residual is added to
+the output, y makes up for its drift, too. Without drift W* is W.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lobert.compression.calibration import add
+from lobert.compression.compress import CompressionReport, Track, compress_model
+from lobert.compression.objective import Objective, group_norm
+from lobert.compression.plan import GroupPlan
+from lobert.compression.statistics import Statistics
+from lobert.compression.stream import Stream, open_stream
+from lobert.compression.whitening import decompose_in_norm
+from lobert.distill.knowledge import Batch
+from lobert.errors import LobertError, suggest
+from lobert.factorizations import factorization, reconstruct
+from lobert.roles import encoder_layers, first_reader, layers_path, linear_at, sum_after
+
+Order = Literal["auto", "parallel", "sequential"]
+RIDGE = 1e-2  # of the mean variance of the inputs, on the change of the weight
+
+
+@dataclass(frozen=True)
+class Step:
+    """Groups that are fitted together, as their weights all read the input of the linear at `source`."""
+
+    layer: int
+    source: str
+    plans: list[GroupPlan]
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for plan in self.plans for path, _ in plan.slices]
+
+
+@dataclass
+class Moments:
+    """Sums over tokens of the input x `[in]` of one step, and of the wanted outputs y `[out]` of its weights."""
+
+    tokens: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add_input(self, x: Tensor) -> None:  # [tokens, in]
+        self.tokens += len(x)
+        add(self.sums, "x", x.sum(0))
+        add(self.sums, "xx", x.T @ x)
+
+    def add_wanted(self, path: str, y: Tensor, x: Tensor) -> None:  # [tokens, out], [tokens, in]
+        add(self.sums, f"{path} y", y.sum(0))
+        add(self.sums, f"{path} yx", y.T @ x)
+
+    def mean(self, key: str) -> Tensor:
+        return self.sums[key] / self.tokens
+
+    def target(self, path: str, weight: Tensor) -> Tensor:
+        """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one."""
+        x = self.mean("x")
+        covariance = self.mean("xx") - torch.outer(x, x)
+        crossed = self.mean(f"{path} yx") - torch.outer(self.mean(f"{path} y"), x)
+        ridge = max(RIDGE * covariance.diagonal().mean().item(), torch.finfo(x.dtype).tiny)
+        covariance.diagonal().add_(ridge)
+        return torch.linalg.solve(covariance, crossed + ridge * weight, left=False)
+
+    def bias(self, path: str, weight: Tensor) -> Tensor:
+        """The bias `[out]` with which the mean output is the wanted one."""
+        return self.mean(f"{path} y") - weight @ self.mean("x")
+
+
+@torch.no_grad()
+def compress_in_order(
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    batches: Iterable[Batch],
+    objective: Objective,
+    statistics: Statistics,
+    track: Track = iter,
+) -> CompressionReport:
+    """Factorize the planned groups of `model` in place, each on the inputs that the groups before it leave.
+
+    `batches` are the examples that `statistics` were made from. Groups outside the layers are factorized as
+    `compress_model` does. Raises LobertError for a group whose weights do not all read one input of one layer.
+    """
+    steps = steps_of(model, plans)
+    dense = copy.deepcopy(model.eval())
+    stream = open_stream(dense, batches)
+    wanted, drifted = stream.hidden, stream.hidden
+    fitted: dict[str, list[Tensor]] = {}
+    for number in track(range(len(encoder_layers(dense)))):
+        here = [step for step in steps if step.layer == number]
+        goals = goals_of(dense, number, here, stream, wanted)
+        for step in here:
+            moments = measure(model, step, stream, drifted, goals)
+            fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
+        wanted = list(stream.run(encoder_layers(dense)[number], wanted))
+        drifted = list(stream.run(encoder_layers(model)[number], drifted))
+    for path in (path for step in steps for path in step.paths):
+        linear_at(model, path).weight.copy_(linear_at(dense, path).weight)
+    return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
+
+
+def chosen_order(
+    order: Order, objective: Objective, model: PreTrainedModel, plans: Sequence[GroupPlan]
+) -> Literal["parallel", "sequential"]:
+    """Which order it is: `auto` is sequential where the objective is calibrated and every group reads one input.
+
+    Raises LobertError where a sequential one is asked for and cannot be.
+    """
+    if order not in get_args(Order):
+        raise LobertError(f"decomp.order={order} is not known: {suggest(str(order), get_args(Order))}")
+    if order == "sequential" and objective.name == "weights":
+        raise LobertError("decomp.order=sequential needs calibration: type decomp.objective=loss or activations, too")
+    if order == "parallel" or objective.name == "weights":
+        return "parallel"
+    try:
+        inside = steps_of(model, plans)
+    except LobertError:
+        if order == "sequential":
+            raise
+        inside = []
+    return "sequential" if inside else "parallel"
+
+
+def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
+    """The groups inside the layers, in the order in which a forward pass comes to them: that of the modules."""
+    steps: dict[str, Step] = {}
+    prefix = f"{layers_path(model)}."
+    for plan in plans:
+        sources = {first_reader(model, path) for path, _ in plan.slices}
+        inside = [source for source in sources if source.startswith(prefix)]
+        if len(sources) > 1:
+            raise LobertError(
+                f"decomp.order=sequential goes from input to input, and the weights of group '{plan.name}' read "
+                f"{len(sources)} of them: compress single matrices or one layer's Q, K and V, or use order=parallel"
+            )
+        for source in inside:
+            layer = int(source.removeprefix(prefix).partition(".")[0])
+            steps.setdefault(source, Step(layer, source, [])).plans.append(plan)
+    order = {path: position for position, (path, _) in enumerate(model.named_modules())}
+    return sorted(steps.values(), key=lambda step: order[step.source])
+
+
+def goals_of(
+    dense: PreTrainedModel, layer: int, steps: Sequence[Step], stream: Stream, hidden: Sequence[Tensor]
+) -> list[dict[str, Tensor]]:
+    """What is wanted of every weight, for each batch: its output in the dense model, or the sum that it is part of."""
+    sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
+    watched = [module or path for path, module in sums.items()]
+    return [
+        {path: recorder.outputs[path] if module is None else recorder.inputs[module] for path, module in sums.items()}
+        for recorder in stream.watch(dense, layer, hidden, watched)
+    ]
+
+
+def measure(
+    model: PreTrainedModel,
+    step: Step,
+    stream: Stream,
+    hidden: Sequence[Tensor],
+    goals: Sequence[Mapping[str, Tensor]],
+) -> Moments:
+    """The moments of one step in the model as it is now, its own weights still dense."""
+    moments = Moments()
+    sums = {path: sum_after(model, path) for path in step.paths}
+    watched = {step.source, *sums, *(module for module in sums.values() if module is not None)}
+    runs = stream.watch(model, step.layer, hidden, watched)
+    for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
+        x = recorder.inputs[step.source][mask].float()
+        moments.add_input(x)
+        for path, module in sums.items():
+            y = goal[path]
+            if module is not None:  # the rest of the sum is what it is
+                y = y - (recorder.inputs[module] - recorder.outputs[path])
+            moments.add_wanted(path, y[mask].float(), x)
+    return moments
+
+
+def fit_group(
+    model: PreTrainedModel,
+    plan: GroupPlan,
+    step: Step,
+    moments: Moments,
+    objective: Objective,
+    statistics: Statistics,
+) -> list[Tensor]:
+    """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
+    target = torch.empty(plan.shape, dtype=torch.float64)
+    for path, index in plan.slices:
+        target[index] = moments.target(path, linear_at(model, path).weight.double().cpu())
+    now = replace(
+        statistics,
+        source=dict.fromkeys(step.paths, step.source),
+        mean={step.source: moments.mean("x")},
+        second_moment={step.source: moments.mean("xx")},
+    )
+    method = factorization(plan.factorization)
+    factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
+    found = reconstruct(method.equation(plan.stack), factors)
+    for path, index in plan.slices:
+        linear = linear_at(model, path)
+        linear.weight.copy_(found[index])
+        if linear.bias is not None:
+            linear.bias.copy_(moments.bias(path, found[index]))
+    return factors
