@@ -13,7 +13,7 @@ from lobert.compression.compress import compress_model
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import Statistics, load_statistics, save_statistics
-from lobert.compression.whitening import decompose_in_norm, errors_in_norm
+from lobert.compression.whitening import decompose_in_norm, errors_in_norm, matrix_scale
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
 from lobert.roles import encoder_linears, linear_at
@@ -185,6 +185,16 @@ def test_damaged_statistics_are_named(tmp_path: object) -> None:
     (tmp_path / "statistics.safetensors").write_bytes(b"half a file")  # type: ignore[operator]
     with pytest.raises(LobertError, match=r"statistics\.safetensors cannot be read"):
         load_statistics(tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rank", [6, 2])
+def test_a_root_is_one_with_and_without_a_cholesky_factor(rank: int) -> None:
+    basis = torch.linalg.qr(torch.randn(6, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    metric = basis @ basis.T - 1e-16 * torch.eye(6, dtype=torch.float64)
+    assert bool(torch.linalg.cholesky_ex(metric)[1]) == (rank < 6)
+    scale = matrix_scale(0, "", "i", metric)
+    torch.testing.assert_close(scale.forward @ scale.forward.mT, metric, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scale.forward @ scale.inverse, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 # ---- whole models ----

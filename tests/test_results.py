@@ -247,7 +247,10 @@ def test_markdown_is_one_rectangle() -> None:
 def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
     long = "a_rather_long_name_of_a_joined_compression+ffn_svd"
     text = as_text([*RUNS, replace(RECORD, decomp=long)])
-    assert text.splitlines()[0] == "encoder tiny · objective weights · allocate uniform · order parallel · kd lobert · metric accuracy"
+    assert (
+        text.splitlines()[0]
+        == "encoder tiny · objective weights · allocate uniform · order parallel · kd lobert · metric accuracy"
+    )
     assert text.count("tiny") == 1
     assert long in text
     assert "…" not in text

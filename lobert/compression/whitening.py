@@ -94,11 +94,18 @@ def averaged(metric: Tensor, stack: str, letters: str) -> Tensor:
 
 
 def matrix_scale(factor: int, letters: str, letter: str, metric: Tensor) -> Scale:
-    """The root of a metric, and its inverse."""
-    values, vectors = eigh(metric)
-    roots = values.clamp(min=values.amax(-1, keepdim=True) * SMALLEST).sqrt()
-    forward = (vectors * roots[..., None, :]) @ vectors.mT
-    inverse = (vectors / roots[..., None, :]) @ vectors.mT
+    """A root R of a metric, M = R Rᵀ, and its inverse.
+
+    All roots differ by rotations, which no factorization minds. The Cholesky factor takes a tenth of the time of the
+    eigenvectors, which are left for metrics without one.
+    """
+    forward, failed = torch.linalg.cholesky_ex(metric)
+    if failed.any():
+        values, vectors = eigh(metric)
+        roots = values.clamp(min=values.amax(-1, keepdim=True) * SMALLEST).sqrt()
+        return Scale(factor, letters + letter + "z", vectors * roots[..., None, :], (vectors / roots[..., None, :]).mT)
+    identity = torch.eye(metric.shape[-1], dtype=metric.dtype).expand_as(metric)
+    inverse = torch.linalg.solve_triangular(forward, identity, upper=False)
     return Scale(factor, letters + letter + "z", forward, inverse)
 
 
