@@ -16,6 +16,7 @@ from lobert.compression.compress import BANK, install_skeleton
 from lobert.compression.plan import GroupPlan
 from lobert.errors import LobertError
 from lobert.layers import FactoredLinear
+from lobert.lookup import FactoredEmbedding, dense_embedding
 from lobert.roles import replace_module
 
 WEIGHTS = "model.safetensors"
@@ -111,12 +112,15 @@ def tied_names(model: nn.Module) -> list[set[str]]:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a compressed model with an nn.Linear in place of each factored layer: same function, dense size."""
+    """A copy of a compressed model with a dense layer in place of each factored one: same function, dense size."""
     model = copy.deepcopy(model)
     if not hasattr(model, BANK):
         return model
-    for path, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, FactoredLinear)]:
-        replace_module(model, path, dense_linear(layer))
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, FactoredLinear):
+            replace_module(model, path, dense_linear(layer))
+        elif isinstance(layer, FactoredEmbedding):
+            replace_module(model, path, dense_embedding(layer, getattr(model.config, "pad_token_id", None)))
     delattr(model, BANK)
     del model.config.lobert
     return model

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.errors import LobertError, suggest
@@ -20,7 +20,8 @@ Place = tuple[str, int | None]  # (role, layer), None for what is outside the la
 class Architecture:
     """Module paths below the base model.
 
-    `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them.
+    `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them,
+    `tables` the embeddings.
     Each set of roles in `shared_inputs` reads one and the same tensor. A role in `sums` gives its output to a sum with
     a residual, which the module named there reads.
     """
@@ -28,6 +29,7 @@ class Architecture:
     layers: str
     roles: Mapping[str, str]
     singles: Mapping[str, str]
+    tables: Mapping[str, str] = field(default_factory=dict)
     shared_inputs: Sequence[Sequence[str]] = ()
     sums: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,6 +46,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "output": "output.dense",
         },
         singles={"pooler": "pooler.dense"},
+        tables={"word_embeddings": "embeddings.word_embeddings"},
         shared_inputs=(("query", "key", "value"),),
         sums={"attention_output": "attention.output.LayerNorm", "output": "output.LayerNorm"},
     ),
@@ -81,9 +84,9 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
     """Path of the linear of every (role, layer), roles in the order given; a role outside the layers has layer None.
 
-    Raises LobertError for an unknown role, a missing module, or one that is not an nn.Linear (already compressed, say).
+    Raises LobertError for an unknown role, a missing module, or one that is compressed already.
     """
-    inside, outside = architecture_of(model).roles, architecture_of(model).singles
+    inside, outside = architecture_of(model).roles, {**architecture_of(model).singles, **architecture_of(model).tables}
     base, depth = layers_path(model), len(encoder_layers(model))
     places: dict[Place, str] = {}
     for role in roles:
@@ -95,7 +98,7 @@ def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
             known = [*inside, *outside]
             raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
     for path in places.values():
-        linear_at(model, path)
+        module_at(model, path)
     return places
 
 
@@ -129,13 +132,32 @@ def sum_after(model: PreTrainedModel, path: str) -> str | None:
 
 def linear_at(model: PreTrainedModel, path: str) -> nn.Linear:
     """The nn.Linear at `path`; LobertError where there is something else or nothing."""
+    module = module_at(model, path)
+    if not isinstance(module, nn.Linear):
+        raise LobertError(f"'{path}' is an embedding, not an nn.Linear: leave it out here")
+    return module
+
+
+def module_at(model: PreTrainedModel, path: str) -> nn.Linear | nn.Embedding:
+    """The dense module at `path`; LobertError where there is something else or nothing."""
     try:
         module = model.get_submodule(path)
     except AttributeError:
         raise LobertError(f"the model has no module '{path}'") from None
-    if not isinstance(module, nn.Linear):
+    if not isinstance(module, nn.Linear | nn.Embedding):
         raise LobertError(f"'{path}' is a {type(module).__name__}, not an nn.Linear: is the model compressed already?")
     return module
+
+
+def matrix_at(model: PreTrainedModel, path: str) -> Tensor:
+    """The matrix `[out, in]` of the module at `path`; of an embedding `[out, tokens]`: its input is one-hot."""
+    module = module_at(model, path)
+    return module.weight.T if isinstance(module, nn.Embedding) else module.weight
+
+
+def is_table(model: PreTrainedModel, path: str) -> bool:
+    """Whether an embedding is at `path`, compressed or not."""
+    return path in {base_prefix(model) + table for table in architecture_of(model).tables.values()}
 
 
 def replace_module(model: PreTrainedModel, path: str, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from lobert.compression.compress import stack_weights
 from lobert.compression.plan import GroupPlan, Part, make_plan
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.roles import find_weights, linear_at
+from lobert.roles import find_weights, matrix_at
 
 L, D, M = 12, 768, 3072
 
@@ -42,6 +42,7 @@ ORIGINAL: dict[str, tuple[int, tuple[int, ...], int | list[int], float]] = {
     "basis_vertical": (3, (354,), 354 * (L * D + D), 49.9),
     "all_svd": (6 * L, (256,), [256 * 2 * D] * 4 * L + [256 * (M + D)] * 2 * L, 50.0),
     "pooler_svd": (1, (192,), 192 * 2 * D, 50.0),
+    "embeddings_svd": (1, (374,), 374 * (30_522 + D), 49.9),
     "free": (1, (3, 12, 522, 522), 36 * 522 * 522 + 3 * 3 + L * L + 2 * 522 * D, 50.0),
 }
 
@@ -61,6 +62,7 @@ def test_default_ranks_are_the_originals(bert_base: nn.Module, name: str) -> Non
     assert len(plans) == groups
     assert plans[0].rank == rank
     touched = {"ffn": 2 * L * D * M, "all": 4 * L * D * D + 2 * L * D * M, "pooler": D * D}
+    touched["embeddings"] = 30_522 * D
     assert sum(plan.dense_parameters for plan in plans) == touched.get(name.split("_")[0], 3 * L * D * D)
     assert 100 * sum(each) / sum(plan.dense_parameters for plan in plans) == pytest.approx(kept, abs=0.06)
 
@@ -111,7 +113,7 @@ def test_every_targeted_weight_is_in_exactly_one_slice(names: tuple[str, ...]) -
         assert tuple(tensor.shape) == plan.shape
         assert len({index for _, index in plan.slices}) == len(plan.slices) == tensor[..., 0, 0].numel()
         for path, index in plan.slices:
-            assert torch.equal(tensor[index], linear_at(model, path).weight)
+            assert torch.equal(tensor[index], matrix_at(model, path))
 
 
 def test_stacks_run_over_roles_and_layers_in_order() -> None:

@@ -7,14 +7,14 @@ from typing import Literal, get_args
 from transformers import PreTrainedModel
 
 from lobert.compression.budget import Allocation, Option, allocate
-from lobert.compression.compress import Track, stack_weights
+from lobert.compression.compress import Track, reads_tokens, stack_weights
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan, Part, check_keep, make_plan
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import errors_in_norm
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization
-from lobert.roles import encoder_layers
+from lobert.roles import encoder_layers, layers_path
 
 AllocationName = Literal["uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]
@@ -51,7 +51,10 @@ def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) ->
     if sizing.keep is None or sizing.scope == "targets":
         return list(parts)
     whole = sum(p.numel() for p in (model if sizing.scope == "model" else encoder_layers(model)).parameters())
-    touched = sum(plan.dense_parameters for plan in make_plan(model, [without_size(part) for part in parts]))
+    plans = make_plan(model, [without_size(part) for part in parts])
+    if sizing.scope == "encoder":
+        refuse_outsiders(model, plans)
+    touched = sum(plan.dense_parameters for plan in plans)
     rest = 1 - touched / whole
     keep = (sizing.keep - rest) / (1 - rest)
     if keep <= 0:
@@ -60,6 +63,16 @@ def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) ->
             "decomp, so ask for more than that, or compress more of it"
         )
     return [replace(without_size(part), keep=keep) for part in parts]
+
+
+def refuse_outsiders(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> None:
+    """Raise LobertError for what a share of the encoder's layers cannot hold."""
+    inside = f"{layers_path(model)}."
+    for path in (path for plan in plans for path, _ in plan.slices):
+        if not path.startswith(inside):
+            raise LobertError(
+                f"decomp.scope=encoder is about the layers, and '{path}' is outside them: use scope=model or targets"
+            )
 
 
 def parameter_budget(model: PreTrainedModel, parts: Sequence[Part]) -> float:
@@ -86,12 +99,15 @@ def spend_budget(
 ) -> tuple[list[GroupPlan], Allocation]:
     """The plan with ranks that leave the smallest error in the objective's norm, `budget` parameters in all at most.
 
-    A group stays dense where that is the best use. Raises LobertError where the smallest ranks exceed the budget.
+    A group stays dense where that is the best use; a table of embeddings keeps the size it has in the plan, unless all
+    is measured in the norm of the weights. Raises LobertError where the smallest ranks exceed the budget.
     """
-    groups = [group_options(model, plan, objective, statistics) for plan in track(plans)]
-    allocation = allocate(groups, budget)
-    chosen = [resized(plan, option) for plan, option in zip(plans, allocation.options, strict=True)]
-    return chosen, allocation
+    tables = [plan for plan in plans if objective.name != "weights" and reads_tokens(model, plan)]  # in another unit
+    others = [plan for plan in plans if plan not in tables]
+    groups = [group_options(model, plan, objective, statistics) for plan in track(others)]
+    allocation = allocate(groups, budget - sum(plan.parameters for plan in tables))
+    chosen = {plan.name: resized(plan, option) for plan, option in zip(others, allocation.options, strict=True)}
+    return [chosen.get(plan.name, plan) for plan in plans], allocation
 
 
 def group_options(

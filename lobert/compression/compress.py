@@ -18,7 +18,8 @@ from lobert.compression.whitening import decompose_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
-from lobert.roles import first_reader, linear_at, own_config, replace_module
+from lobert.lookup import FactoredEmbedding
+from lobert.roles import first_reader, is_table, matrix_at, module_at, own_config, replace_module
 from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
@@ -82,7 +83,7 @@ def compress_model(
     reports = []
     for plan in track(plans):
         tensor = tensors.pop(plan.name)
-        method, norm = factorization(plan.factorization), group_norm(objective, plan, statistics)
+        method, norm = factorization(plan.factorization), norm_of(model, plan, objective, statistics)
         factors = fitted.get(plan.name) or decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
@@ -92,6 +93,18 @@ def compress_model(
             correct_biases(model, plan, lost, statistics)
         reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)
+
+
+def norm_of(
+    model: PreTrainedModel, plan: GroupPlan, objective: Objective, statistics: Statistics | None
+) -> Norm | None:
+    """The norm of one group. A table keeps that of its weights: calibration sees a fraction of all tokens."""
+    return None if reads_tokens(model, plan) else group_norm(objective, plan, statistics)
+
+
+def reads_tokens(model: PreTrainedModel, plan: GroupPlan) -> bool:
+    """Whether the group is a table of embeddings."""
+    return any(is_table(model, path) for path, _ in plan.slices)
 
 
 @torch.no_grad()
@@ -107,7 +120,7 @@ def stack_weights(model: PreTrainedModel, plan: GroupPlan) -> Tensor:
     """The tensor `[*stack, out, in]` of a group in float64, from the weights of its modules."""
     tensor = torch.empty(plan.shape, dtype=torch.float64)
     for path, index in plan.slices:
-        weight = linear_at(model, path).weight.detach()
+        weight = matrix_at(model, path).detach()
         if not torch.isfinite(weight).all():
             raise LobertError(
                 f"'{path}.weight' holds values that are not finite: the teacher is broken, train it again"
@@ -126,9 +139,14 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
         bank[plan.name] = group
         inputs = shared_inputs(model, plan)
         for path, index in plan.slices:
-            dense = linear_at(model, path)
+            dense = module_at(model, path)
             group.to(dense.weight.device, dense.weight.dtype)
-            replace_module(model, path, FactoredLinear(group, index, dense.bias, inputs[path]))
+            layer = (
+                FactoredLinear(group, index, dense.bias, inputs[path])
+                if isinstance(dense, nn.Linear)
+                else FactoredEmbedding(group)
+            )
+            replace_module(model, path, layer)
     setattr(model, BANK, bank)
     own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
@@ -147,8 +165,6 @@ def report_group(
 ) -> GroupReport:
     """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
     layers = [model.get_submodule(path) for path, _ in plan.slices]
-    first = layers[0]
-    assert isinstance(first, FactoredLinear)
     rows, columns = plan.shape[-2:]
     error = ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item())
     return GroupReport(
@@ -159,12 +175,17 @@ def report_group(
         parameters=plan.parameters,
         dense_parameters=plan.dense_parameters,
         macs=linear_macs(nn.ModuleList(layers)),
-        dense_macs=rows * columns * len(plan.slices),
+        dense_macs=0 if reads_tokens(model, plan) else rows * columns * len(plan.slices),
         error=error,
         objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
-        evaluation="merge" if first.group.merges(LARGE_BATCH, False, first.shared.size) else "contract",
+        evaluation="merge" if merges(layers[0]) else "contract",
     )
+
+
+def merges(layer: nn.Module) -> bool:
+    """Whether a large batch is multiplied by a merged weight."""
+    return isinstance(layer, FactoredLinear) and layer.group.merges(LARGE_BATCH, False, layer.shared.size)
 
 
 def ratio(part: float, whole: float) -> float:
@@ -184,4 +205,6 @@ def linear_macs(module: nn.Module) -> int:
         elif isinstance(layer, FactoredLinear) and id(layer.shared) not in counted:
             counted.add(id(layer.shared))
             total += layer.group.macs_per_token(layer.shared.size)
+        elif isinstance(layer, FactoredEmbedding):
+            total += layer.macs_per_token()
     return total

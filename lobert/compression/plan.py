@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, RankSetting, Shape, factorization
 from lobert.layers import Evaluation
-from lobert.roles import find_weights, linear_at
+from lobert.roles import find_weights, matrix_at
 
 STACK_LETTERS = {"role": "s", "layer": "l"}
 
@@ -180,7 +180,7 @@ def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tup
 
 def stacked_shape(model: PreTrainedModel, part: str, slices: list[tuple[str, tuple[int, ...]]]) -> Shape:
     """Shape of the tensor that the slices' weights form; LobertError where they differ."""
-    shapes = {tuple(linear_at(model, path).weight.shape) for path, _ in slices}
+    shapes = {tuple(matrix_at(model, path).shape) for path, _ in slices}
     if len(shapes) > 1:
         raise LobertError(
             f"{part}: weights of shapes {sorted(shapes)} do not stack into one tensor: do not stack these roles"

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from lobert.artefacts import write_atomic
 from lobert.compression.plan import GroupPlan, refuse_overlaps
 from lobert.errors import LobertError, first_line
-from lobert.roles import linear_at
+from lobert.roles import matrix_at
 
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"
 
@@ -50,7 +50,7 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
 
 def check_shapes(plan: GroupPlan, model: PreTrainedModel, file: Path) -> None:
     for path, _ in plan.slices:
-        shape = tuple(linear_at(model, path).weight.shape)
+        shape = tuple(matrix_at(model, path).shape)
         if shape != plan.shape[-2:]:
             raise LobertError(
                 f"decomp.plan={file} takes '{path}' as {list(plan.shape[-2:])}, but this model's is {list(shape)}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.compression.calibration import add
-from lobert.compression.compress import CompressionReport, Track, compress_model
+from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
@@ -25,7 +25,7 @@ from lobert.compression.whitening import decompose_in_norm
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization, reconstruct
-from lobert.roles import encoder_layers, first_reader, layers_path, linear_at, sum_after
+from lobert.roles import encoder_layers, first_reader, layers_path, linear_at, module_at, sum_after
 
 Order = Literal["auto", "parallel", "sequential"]
 RIDGE = 1e-2  # of the mean variance of the inputs, on the change of the weight
@@ -94,8 +94,8 @@ def compress_in_order(
     steps = steps_of(model, plans)
     dense = copy.deepcopy(model.eval())
     stream = open_stream(dense, batches)
-    wanted, drifted = stream.hidden, stream.hidden
-    fitted: dict[str, list[Tensor]] = {}
+    fitted = fit_tables(model, plans)
+    wanted, drifted = stream.hidden, open_stream(model, batches).hidden if fitted else stream.hidden
     for number in track(range(len(encoder_layers(dense)))):
         here = [step for step in steps if step.layer == number]
         goals = goals_of(dense, number, here, stream, wanted)
@@ -104,8 +104,8 @@ def compress_in_order(
             fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
         wanted = list(stream.run(encoder_layers(dense)[number], wanted))
         drifted = list(stream.run(encoder_layers(model)[number], drifted))
-    for path in (path for step in steps for path in step.paths):
-        linear_at(model, path).weight.copy_(linear_at(dense, path).weight)
+    for path in (path for plan in plans if plan.name in fitted for path, _ in plan.slices):
+        module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
 
 
@@ -148,6 +148,18 @@ def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
             steps.setdefault(source, Step(layer, source, [])).plans.append(plan)
     order = {path: position for position, (path, _) in enumerate(model.named_modules())}
     return sorted(steps.values(), key=lambda step: order[step.source])
+
+
+def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, list[Tensor]]:
+    """Factors of the embeddings, by group; what they stand for takes the place of the dense tables."""
+    fitted: dict[str, list[Tensor]] = {}
+    for plan in (plan for plan in plans if reads_tokens(model, plan)):
+        method = factorization(plan.factorization)
+        fitted[plan.name] = method.decompose(stack_weights(model, plan), plan.rank)
+        found = reconstruct(method.equation(plan.stack), fitted[plan.name])
+        for path, index in plan.slices:
+            module_at(model, path).weight.copy_(found[index].T)
+    return fitted
 
 
 def goals_of(

@@ -77,6 +77,8 @@ def dearer(groups: Sequence[GroupReport]) -> list[str]:
     """Warnings of groups that need more multiply-adds than before."""
     return [
         f"{group.name}: needs {group.macs / group.dense_macs:.2f} times the multiply-adds of the dense weights"
+        if group.dense_macs
+        else f"{group.name}: needs {group.macs:,} multiply-adds per token where a dense table is only looked up"
         for group in groups
         if group.macs > group.dense_macs
     ]
@@ -109,7 +111,7 @@ def cells(group: GroupReport) -> list[str]:
         f"{group.parameters:,}",
         f"{group.parameters / group.dense_parameters:.1%}",
         f"{group.macs:,}",
-        f"{group.macs / group.dense_macs:.1%}",
+        f"{group.macs / group.dense_macs:.1%}" if group.dense_macs else "–",
         f"{group.error:.4f}",
         f"{group.objective_error:.4f}",
         group.evaluation,
@@ -122,7 +124,8 @@ def totals(groups: Sequence[GroupReport]) -> str:
         return "nothing is compressed"
     before, after = sum(g.dense_parameters for g in groups), sum(g.parameters for g in groups)
     dense_macs, macs = sum(g.dense_macs for g in groups), sum(g.macs for g in groups)
+    share = f" ({macs / dense_macs:.1%})" if dense_macs else ""
     return (
         f"all {len(groups)}: {before:,} parameters become {after:,} ({after / before:.1%}), "
-        f"{dense_macs:,} multiply-adds per token {macs:,} ({macs / dense_macs:.1%})"
+        f"{dense_macs:,} multiply-adds per token {macs:,}{share}"
     )
