@@ -19,6 +19,7 @@ from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.factorizations.contraction import Path
 from lobert.factorizations.product import product
 from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.lookup import FactoredEmbedding
 from lobert.sharing import SharedInput
 
 CASES = [
@@ -296,6 +297,7 @@ def test_shared_products_are_counted_once(name: str) -> None:
     together = {id(layer.shared): layer for layer in layers}.values()
     assert sum(layer.shared.size for layer in together) == len(layers)
     macs = sum(layer.group.macs_per_token(layer.shared.size) for layer in together)
+    macs += sum(layer.macs_per_token() for layer in model.modules() if isinstance(layer, FactoredEmbedding))
     assert macs == sum(group.macs for group in report.groups)
     assert linear_macs(model) == unshared - sum(group.dense_macs for group in report.groups) + macs
 
