@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
-from lobert.compression.allocation import AllocationName, Scope, Sizing, parameter_budget, size_parts, spend_budget
+from lobert.compression.allocation import AllocationName, Scope, Sizing, allowance, size_parts, spend_budget
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
+from lobert.compression.costs import Budget
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
@@ -28,6 +29,7 @@ def compress(
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
     allocate: AllocationName = "uniform",
+    budget: Budget = "parameters",
     evaluation: Evaluation = "auto",
 ) -> CompressionReport:
     """Compress a BERT of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
@@ -40,20 +42,22 @@ def compress(
         data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
         allocate: "uniform", or "greedy": rank where it lowers the error of the objective most.
+        budget: what `keep` is a share of and "greedy" spends: "parameters", or "macs", multiply-adds per token.
         evaluation: "contract", "merge" or, by default, whichever costs fewer multiply-adds.
 
     Raises LobertError for unknown names, impossible sizes, models whose roles are not known, and an objective that
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    sizing = Sizing(keep, scope, allocate)
+    sizing = Sizing(keep, scope, allocate, budget)
     parts = size_parts(model, named_parts(decomp, keep, rank), sizing)
-    plans = make_plan(model, parts, evaluation)
+    plans = make_plan(model, parts, evaluation, budget)
     statistics = None
     if data is not None and goal.name != "weights":
         statistics = measure(model, data, goal, goal.needs_gradients or allocate == "greedy")
     if allocate == "greedy":
-        plans, _ = spend_budget(model, plans, parameter_budget(model, parts), goal, statistics)
+        allowed = allowance(model, parts, budget)
+        plans, _ = spend_budget(model, plans, allowed, goal, statistics, budget=budget)
     return compress_model(model, plans, objective=goal, statistics=statistics)
 
 

@@ -124,6 +124,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         keep=job.sizing.keep,
         scope=job.sizing.scope,
         allocate=job.sizing.allocate,
+        budget=job.sizing.budget,
         objective=job.objective.name,
         refit_head=job.refit_head,
         keep_targets=report.keep,

@@ -46,6 +46,7 @@ COLUMNS = (
     Column("decomp", "decomp", lambda r: r.decomp, identity=True),
     Column("objective", "objective", lambda r: r.objective, identity=True),
     Column("allocate", "allocate", lambda r: r.allocate, identity=True),
+    Column("budget", "budget", lambda r: r.budget, identity=True),
     Column("kd", "kd", lambda r: r.kd, identity=True),
     Column("seed", "seed", lambda r: r.seed, identity=True),
     Column("metric", "metric", lambda r: r.metric, identity=True),
