@@ -28,7 +28,6 @@ from torch import nn
 from lobert.checkpoint import load, save_student
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
-from lobert.compression.points import conf_dir
 from lobert.data import LengthGroupedBatchSampler
 from lobert.data.loader import collate
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, write_knowledge
@@ -37,6 +36,7 @@ from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner, decay_groups
 from lobert.job import read_job
+from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
 from lobert.roles import encoder_layers
 from lobert.stages.workspace import Workspace, prepare

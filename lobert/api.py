@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
-from lobert.compression.allocation import AllocationName, Scope, Sizing, parameter_budget, size_parts, spend_budget
+from lobert.compression.allocation import AllocationName, Scope, Sizing, allowance, size_parts, spend_budget
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
+from lobert.compression.costs import Budget
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
@@ -29,6 +30,7 @@ def compress(
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
     allocate: AllocationName | None = None,
+    budget: Budget = "parameters",
     order: Order = "auto",
     evaluation: Evaluation = "auto",
 ) -> CompressionReport:
@@ -43,6 +45,7 @@ def compress(
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
         allocate: "uniform" (default without data), or "greedy" (default with data): rank where it lowers the error of
             the objective most.
+        budget: what `keep` is a share of and "greedy" spends: "parameters", or "macs", multiply-adds per token.
         order: "parallel", or "sequential": every layer makes up for the drift of those before it; by default
             sequential where there are data and every group reads one input.
         evaluation: "contract", "merge" or, by default, whichever costs fewer multiply-adds.
@@ -51,16 +54,17 @@ def compress(
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    sizing = Sizing(keep, scope, allocate or chosen_allocation(goal, rank))
+    sizing = Sizing(keep, scope, allocate or chosen_allocation(goal, rank), budget)
     parts = size_parts(model, named_parts(decomp, keep, rank), sizing)
-    plans = make_plan(model, parts, evaluation)
+    plans = make_plan(model, parts, evaluation, budget)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
     batches = [] if data is None else list(data)
     statistics = None
     if goal.name != "weights":
         statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")
     if sizing.allocate == "greedy":
-        plans, _ = spend_budget(model, plans, parameter_budget(model, parts), goal, statistics)
+        allowed = allowance(model, parts, budget)
+        plans, _ = spend_budget(model, plans, allowed, goal, statistics, budget=budget)
     if sequential and statistics is not None:
         return compress_in_order(model, plans, batches, goal, statistics)
     return compress_model(model, plans, objective=goal, statistics=statistics)

@@ -80,6 +80,7 @@ class Job:
         how: list[str] = [] if self.objective.name == "weights" else [self.objective.name]
         how += [] if self.sizing.allocate == "uniform" else [self.sizing.allocate]
         how += [] if self.order == "auto" else [self.order]
+        how += [] if self.sizing.budget == "parameters" else [self.sizing.budget]
         how += ["refit"] if self.refit_head else []
         decomp = decomp_name(self.parts) if self.plan_file is None else self.decomp
         parts = [self.task.name, self.encoder.name, decomp, *how, self.kd, f"seed{self.seed}"]
@@ -128,7 +129,7 @@ def read_job(cfg: DictConfig) -> Job:
         parts=[] if plan_file else parts_from_settings(decomp),
         plan_file=plan_file,
         evaluation=decomp["evaluation"],
-        sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"]),
+        sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"], decomp["budget"]),
         objective=Objective(*(decomp[name] for name in ("objective", "damping", "metric_power", "temperature"))),
         order=decomp["order"],
         calibration_examples=decomp["calibration_examples"],
@@ -168,7 +169,8 @@ def plan_from(decomp: Mapping[str, Any]) -> Path | None:
     """The plan file, if there is one; LobertError where settings would contradict it."""
     if decomp["plan"] is None:
         return None
-    for name, other in (("keep", None), ("rank", None), ("scope", "targets"), ("allocate", "uniform")):
+    usual = {"keep": None, "rank": None, "scope": "targets", "allocate": "uniform", "budget": "parameters"}
+    for name, other in usual.items():
         if decomp[name] != other:
             raise LobertError(f"decomp.plan holds every rank already: leave out decomp.{name}={decomp[name]}")
     return Path(decomp["plan"])

@@ -129,6 +129,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         keep=job.sizing.keep,
         scope=job.sizing.scope,
         allocate=job.sizing.allocate,
+        budget=job.sizing.budget,
         objective=job.objective.name,
         order=compressed.recipe.get("order", "parallel"),
         refit_head=job.refit_head,

@@ -173,6 +173,36 @@ def test_an_interruption_that_lightning_turned_into_an_exit_is_one(application: 
     assert "ran MRPC svd 0" not in done.stdout
 
 
+def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m lobert.plan` on the real configurations."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "lobert.plan", *arguments]
+    return subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["decomp=tucker_4"], "did you mean 'tucker_4d'?"),
+        (["stage=teacher"], "leave out stage=teacher"),
+    ],
+)
+def test_a_mistake_in_a_plan_gets_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = plan_command("task=demo", "encoder=tiny", f"output_dir={tmp_path}", *arguments)
+    assert done.returncode == USER_ERROR
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_plan_is_shown_without_naming_the_stage(tmp_path: Path) -> None:
+    done = plan_command("task=demo", "encoder=tiny", "trainer=cpu", f"output_dir={tmp_path}", "decomp=svd")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "plans").iterdir()
+    assert done.stdout.splitlines()[-1] == f"plan: {path}"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_multirun_flag_may_stand_anywhere(application: Path) -> None:
     conf = application.parent / "conf"
     assert normalize_arguments(["task=mrpc", "-m", "seed=1,2"], conf) == ["-m", "task=MRPC", "seed=1,2"]

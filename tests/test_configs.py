@@ -175,6 +175,8 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "decomp.scope=foo",
         "decomp.scope=model",
         "decomp.allocate=foo",
+        "decomp.budget=foo",
+        "decomp.budget=macs",
         "decomp.objective=foo",
         "decomp.damping=0",
         "decomp.damping=much",

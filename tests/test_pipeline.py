@@ -123,6 +123,20 @@ def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
     assert {record.epochs for record in find_records(tmp_path)[0]} == {0}
 
 
+def test_a_budget_of_multiply_adds_is_another_student(tmp_path: Path) -> None:
+    """Also where the ranks are the same: the record says what was asked."""
+    settings = ["decomp=[tucker_layer,ffn_svd]", "decomp.keep=0.4", "decomp.scope=encoder", "student.epochs=0"]
+    run_here(tmp_path, *settings, "decomp.budget=macs", "decomp.allocate=greedy")
+    record = the_record(tmp_path)
+    assert (record.budget, record.scope, record.allocate) == ("macs", "encoder", "greedy")
+    assert 0.39 < record.macs_per_token / record.teacher_macs_per_token <= 0.4
+    for budget in ("parameters", "macs"):
+        run_here(tmp_path, "decomp=svd", "decomp.keep=0.5", "student.epochs=0", f"decomp.budget={budget}")
+    same = [record for record in find_records(tmp_path)[0] if record.decomp == "svd"]
+    assert sorted(record.budget for record in same) == ["macs", "parameters"]
+    assert same[0].groups == same[1].groups
+
+
 @pytest.mark.parametrize(
     "overrides",
     [["decomp=none", "kd=none"], ["decomp=[tucker_4d,ffn_svd]", "kd=kd"], ["decomp=svd", "kd=pkd", "student.layers=1"],

@@ -82,7 +82,10 @@ def test_an_allocated_plan_is_shown_with_its_final_ranks(tmp_path: Path) -> None
     assert len(artefacts(tmp_path, "calibration")) == 1
 
 
-@pytest.mark.parametrize("setting", ["decomp.keep=0.5", "decomp.rank=3", "decomp.allocate=greedy"])
+SIZES = ["decomp.keep=0.5", "decomp.rank=3", "decomp.allocate=greedy", "decomp.budget=macs"]
+
+
+@pytest.mark.parametrize("setting", SIZES)
 def test_a_plan_and_a_size_contradict_each_other(tmp_path: Path, setting: str) -> None:
     with pytest.raises(LobertError, match="holds every rank already") as caught:
         run_here(tmp_path, "decomp.plan=plan.yaml", setting)

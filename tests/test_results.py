@@ -66,6 +66,7 @@ RECORD = Record(
     objective="weights",
     allocate="uniform",
     order="parallel",
+    budget="parameters",
     refit_head=False,
     scope="targets",
     keep=0.25,
@@ -144,6 +145,7 @@ BROKEN = [
     ("[1, 2]", "not the record"),
     ('{"accuracy": 0.5}', "not the record"),
     (changed(schema=99), "schema 99"),
+    (changed(schema=2, budget=...), "schema 2, and this version reads schema 3: remove it and run the command again"),
     (changed(score=...), "lacks score"),
     (changed(seed="0"), "'seed' is '0'"),
     (changed(seed=True), "'seed' is True"),
@@ -247,10 +249,16 @@ def test_markdown_is_one_rectangle() -> None:
 def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
     long = "a_rather_long_name_of_a_joined_compression+ffn_svd"
     text = as_text([*RUNS, replace(RECORD, decomp=long)])
-    assert (
-        text.splitlines()[0]
-        == "encoder tiny · objective weights · allocate uniform · order parallel · kd lobert · metric accuracy"
-    )
+    shared = [
+        "encoder tiny",
+        "objective weights",
+        "allocate uniform",
+        "order parallel",
+        "budget parameters",
+        "kd lobert",
+        "metric accuracy",
+    ]
+    assert text.splitlines()[0] == " · ".join(shared)
     assert text.count("tiny") == 1
     assert long in text
     assert "…" not in text

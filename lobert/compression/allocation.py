@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from transformers import PreTrainedModel
 
 from lobert.compression.budget import Allocation, Option, allocate
-from lobert.compression.compress import Track, reads_tokens, stack_weights
+from lobert.compression.compress import Track, linear_macs, reads_tokens, stack_weights
+from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, parameters_cost
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan, Part, check_keep, make_plan
 from lobert.compression.statistics import Statistics
@@ -28,19 +29,29 @@ class Sizing:
         keep: the share, 0 < keep <= 1; None leaves each part its own.
         scope: of what: the touched weights (`targets`), the transformer layers (`encoder`) or the whole `model`.
         allocate: `uniform`, the same share for every group, or `greedy`, wherever it lowers the error most.
+        budget: what is counted: `parameters`, or `macs`, multiply-adds per token in the transformer layers.
     """
 
     keep: float | None = None
     scope: Scope = "targets"
     allocate: AllocationName = "uniform"
+    budget: Budget = "parameters"
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
         for name, value, kind in (("scope", self.scope, Scope), ("allocate", self.allocate, AllocationName)):
             if value not in get_args(kind):
                 raise LobertError(f"decomp.{name}={value} is not known: {suggest(str(value), get_args(kind))}")
+        check_budget(self.budget)
         if self.scope != "targets" and self.keep is None:
             raise LobertError(f"decomp.scope={self.scope} says of what, but not how much: give decomp.keep, too")
+        if self.budget == "macs" and self.keep is None:
+            raise LobertError("decomp.budget=macs says what is counted, but not how much of it: give decomp.keep, too")
+        if self.budget == "macs" and self.scope == "model":
+            raise LobertError(
+                "decomp.scope=model has no multiply-adds per token, which are counted in the encoder's layers: "
+                "type decomp.scope=encoder with decomp.budget=macs"
+            )
 
 
 def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) -> list[Part]:
@@ -50,18 +61,20 @@ def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) ->
     """
     if sizing.keep is None or sizing.scope == "targets":
         return list(parts)
-    whole = sum(p.numel() for p in (model if sizing.scope == "model" else encoder_layers(model)).parameters())
+    scope = model if sizing.scope == "model" else encoder_layers(model)
+    whole = linear_macs(scope) if sizing.budget == "macs" else sum(p.numel() for p in scope.parameters())
     plans = make_plan(model, [without_size(part) for part in parts])
     if sizing.scope == "encoder":
         refuse_outsiders(model, plans)
     touched = sum(plan.dense_parameters for plan in plans)
     rest = 1 - touched / whole
-    keep = (sizing.keep - rest) / (1 - rest)
-    if keep <= 0:
+    if sizing.keep <= rest:
+        of = "multiply-adds of the " if sizing.budget == "macs" else ""
         raise LobertError(
-            f"keep={sizing.keep:g} of the {sizing.scope} is impossible: {rest:.1%} of it is not compressed by this "
+            f"keep={sizing.keep:g} of the {of}{sizing.scope} is impossible: {rest:.1%} of it is not compressed by this "
             "decomp, so ask for more than that, or compress more of it"
         )
+    keep = (sizing.keep - rest) / (1 - rest)
     return [replace(without_size(part), keep=keep) for part in parts]
 
 
@@ -75,14 +88,14 @@ def refuse_outsiders(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> None
             )
 
 
-def parameter_budget(model: PreTrainedModel, parts: Sequence[Part]) -> float:
-    """How many numbers the parts may hold: the asked share of their weights, or those of their default ranks."""
-    budget = 0.0
+def allowance(model: PreTrainedModel, parts: Sequence[Part], budget: Budget = "parameters") -> float:
+    """How much of the budget the parts may spend: the asked share of their weights, or what their default ranks do."""
+    allowed = 0.0
     for part in parts:
-        plans = make_plan(model, [part])
+        plans = make_plan(model, [part], budget=budget)
         dense, planned = sum(plan.dense_parameters for plan in plans), sum(plan.parameters for plan in plans)
-        budget += planned if part.keep is None else part.keep * dense
-    return budget
+        allowed += planned if part.keep is None else part.keep * dense
+    return allowed
 
 
 def without_size(part: Part) -> Part:
@@ -92,34 +105,43 @@ def without_size(part: Part) -> Part:
 def spend_budget(
     model: PreTrainedModel,
     plans: Sequence[GroupPlan],
-    budget: float,
+    allowed: float,
     objective: Objective,
     statistics: Statistics | None,
     track: Track = iter,
+    budget: Budget = "parameters",
 ) -> tuple[list[GroupPlan], Allocation]:
-    """The plan with ranks that leave the smallest error in the objective's norm, `budget` parameters in all at most.
+    """The plan with ranks that leave the smallest error in the objective's norm, `allowed` of the budget at most.
 
     A group stays dense where that is the best use; a table of embeddings keeps the size it has in the plan, unless all
     is measured in the norm of the weights. Raises LobertError where the smallest ranks exceed the budget.
     """
     tables = [plan for plan in plans if objective.name != "weights" and reads_tokens(model, plan)]  # in another unit
     others = [plan for plan in plans if plan not in tables]
-    groups = [group_options(model, plan, objective, statistics) for plan in track(others)]
-    allocation = allocate(groups, budget - sum(plan.parameters for plan in tables))
+    groups = [group_options(model, plan, objective, statistics, budget) for plan in track(others)]
+    allocation = allocate(groups, allowed - sum(plan.parameters for plan in tables))
     chosen = {plan.name: resized(plan, option) for plan, option in zip(others, allocation.options, strict=True)}
     return [chosen.get(plan.name, plan) for plan in plans], allocation
 
 
 def group_options(
-    model: PreTrainedModel, plan: GroupPlan, objective: Objective, statistics: Statistics | None
+    model: PreTrainedModel, plan: GroupPlan, objective: Objective, statistics: Statistics | None, budget: Budget
 ) -> list[Option]:
-    """What one group can be: its factorization at each useful rank, or dense."""
+    """What one group can be: its factorization at each rank that saves something, or dense."""
     method, tensor = factorization(plan.factorization), stack_weights(model, plan)
-    sizes = {rank: method.parameters(plan.stack, plan.shape, rank) for rank in method.candidates(plan.shape, plan.rank)}
-    ranks = [rank for rank, size in sizes.items() if size < plan.dense_parameters]
+    cost = group_cost(model, plan, budget)
+    costs = {rank: cost(rank) for rank in method.candidates(plan.shape, plan.rank)}
+    ranks = [rank for rank, spent in costs.items() if spent < plan.dense_parameters]
     errors = errors_in_norm(method, plan.stack, tensor, ranks, group_norm(objective, plan, statistics))
-    options = [Option(rank, sizes[rank], error) for rank, error in zip(ranks, errors, strict=True)]
+    options = [Option(rank, costs[rank], error) for rank, error in zip(ranks, errors, strict=True)]
     return [*options, Option(None, plan.dense_parameters, 0.0)]
+
+
+def group_cost(model: PreTrainedModel, plan: GroupPlan, budget: Budget) -> Cost:
+    """What a group spends of the budget at each rank."""
+    if budget == "parameters":
+        return parameters_cost(plan.factorization, plan.stack, plan.shape)
+    return macs_cost(model, plan.factorization, plan.stack, plan.shape, plan.slices, plan.evaluation)
 
 
 def resized(plan: GroupPlan, option: Option) -> GroupPlan:

@@ -33,12 +33,12 @@ class Allocation:
     def error(self) -> float:
         return sum(option.error for option in self.options)
 
-    def story(self) -> str:
-        """One line: what was spent, what error is left, and how much of it no choice could avoid."""
+    def story(self, unit: str) -> str:
+        """One line: what was spent, in which unit, what error is left, and how much of it no choice could avoid."""
         dense = sum(option.rank is None for option in self.options)
         above = f"at most {self.error / self.bound - 1:.1%} above" if self.bound else "not proven to be near"
         return (
-            f"{self.cost:,} parameters in {len(self.options)} groups, {dense} of them dense; "
+            f"{self.cost:,} {unit} in {len(self.options)} groups, {dense} of them dense; "
             f"the error left is {above} the smallest possible"
         )
 

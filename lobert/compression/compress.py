@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lobert.compression.costs import inputs_read
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
@@ -19,7 +20,7 @@ from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
 from lobert.lookup import FactoredEmbedding
-from lobert.roles import first_reader, is_table, matrix_at, module_at, own_config, replace_module
+from lobert.roles import is_table, matrix_at, module_at, own_config, replace_module
 from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
@@ -154,8 +155,7 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
 
 def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[str, SharedInput]:
     """What each slice of a group reads, by its path: slices that read one input and differ in role alone share it."""
-    layer = len(plan.stack.replace("l", ""))  # where the index of the role, if any, ends
-    read = {path: (first_reader(model, path), index[layer:]) for path, index in plan.slices}
+    read = inputs_read(model, plan.stack, plan.slices)
     inputs = {key: SharedInput(size) for key, size in Counter(read.values()).items()}
     return {path: inputs[key] for path, key in read.items()}
 

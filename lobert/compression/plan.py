@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from transformers import PreTrainedModel
 
+from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, rank_within_macs
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, RankSetting, Shape, factorization
 from lobert.layers import Evaluation
@@ -78,6 +79,7 @@ class GroupPlan:
 
     @property
     def dense_parameters(self) -> int:
+        """Of the dense weights, and as many multiply-adds per token: each weight takes part in one."""
         return math.prod(self.shape)
 
     @property
@@ -117,14 +119,23 @@ class GroupPlan:
                 raise ValueError(f"slice {list(index)} of {list(self.shape)}")
 
 
-def make_plan(model: PreTrainedModel, parts: Sequence[Part], evaluation: Evaluation = "auto") -> list[GroupPlan]:
+def make_plan(
+    model: PreTrainedModel, parts: Sequence[Part], evaluation: Evaluation = "auto", budget: Budget = "parameters"
+) -> list[GroupPlan]:
     """The groups that `parts` make of this model's weights. Looks at shapes only; changes nothing.
 
-    Raises LobertError where a part names unknown roles, ranks that are impossible, or weights another part has taken.
+    The share that a part is asked to keep is one of what `budget` counts. Raises LobertError where a part names unknown
+    roles, ranks that are impossible, or weights another part has taken.
     """
     if evaluation not in get_args(Evaluation):
         raise LobertError(f"no evaluation '{evaluation}': {suggest(evaluation, get_args(Evaluation))}")
-    plans = [plan for part in parts for plan in plan_part(model, part, evaluation)]
+    check_budget(budget)
+    if budget == "macs" and evaluation == "merge":
+        raise LobertError(
+            "decomp.evaluation=merge costs the multiply-adds of the dense weights at any rank, so decomp.budget=macs "
+            "has nothing to save: type decomp.evaluation=auto"
+        )
+    plans = [plan for part in parts for plan in plan_part(model, part, evaluation, budget)]
     refuse_overlaps(plans)
     return plans
 
@@ -139,7 +150,7 @@ def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
             taken.add(path)
 
 
-def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation) -> list[GroupPlan]:
+def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation, budget: Budget) -> list[GroupPlan]:
     """All groups of one part."""
     method, letters = factorization(part.factorization), part.letters
     method.equation(letters)  # refuses a stack it cannot factorize
@@ -147,7 +158,8 @@ def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation) -> lis
     for name, slices in group_slices(model, part):
         shape = stacked_shape(model, part.name, slices)
         reference = plans[0].shape if plans else shape
-        rank = choose_rank(part, shape, transposed=shape != reference)
+        macs = macs_cost(model, method.name, letters, shape, slices, evaluation) if budget == "macs" else None
+        rank = choose_rank(part, shape, shape != reference, macs)
         plans.append(GroupPlan(name, part.factorization, letters, shape, rank, tuple(slices), evaluation))
     return plans
 
@@ -189,8 +201,11 @@ def stacked_shape(model: PreTrainedModel, part: str, slices: list[tuple[str, tup
     return (*depth, *shapes.pop())
 
 
-def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
-    """The rank of one group: written for the part's first group, its last two entries swapped for a transposed one."""
+def choose_rank(part: Part, shape: Shape, transposed: bool, macs: Cost | None = None) -> Rank:
+    """The rank of one group: written for the part's first group, its last two entries swapped for a transposed one.
+
+    With `macs`, which counts a group's multiply-adds, a share that was asked for is one of these.
+    """
     method = factorization(part.factorization)
     setting = part.default_rank if part.rank is None else part.rank
     if transposed and not isinstance(setting, int | float | str) and len(setting) == len(shape):
@@ -199,4 +214,6 @@ def choose_rank(part: Part, shape: Shape, transposed: bool) -> Rank:
     keep = part.default_keep if part.keep is None and part.rank is None else part.keep
     if keep is None:
         return rank
-    return method.rank_within(part.letters, shape, keep, default=rank)
+    if macs is None or part.keep is None:
+        return method.rank_within(part.letters, shape, keep, default=rank)
+    return rank_within_macs(part.factorization, shape, part.keep, rank, macs)

@@ -1,7 +1,6 @@
 """The named points of `conf/decomp`, from their settings to the parts of a plan."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -12,14 +11,7 @@ from omegaconf import OmegaConf
 from lobert.compression.plan import Part, check_keep
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> Path:
-    """The folder of configurations: beside the package in a checkout, inside it when installed."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+from lobert.paths import conf_dir
 
 
 def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import ClassVar
 
@@ -105,19 +105,27 @@ class Factorization(ABC):
 
         Raises LobertError where even the smallest rank holds more.
         """
-        budget = keep * math.prod(shape)
-        low, high = 0, self.dial_length(shape, default)
-        while low < high:  # parameters grow with the dial: bisect
-            middle = (low + high + 1) // 2
-            fits = self.parameters(stack, shape, self.scaled_rank(shape, middle, default)) <= budget
-            low, high = (middle, high) if fits else (low, middle - 1)
-        if low == 0:
-            least = self.parameters(stack, shape, self.scaled_rank(shape, 1, default)) / math.prod(shape)
+
+        def cost(rank: Rank) -> int:
+            return self.parameters(stack, shape, rank)
+
+        rank = self.largest_rank(shape, default, cost, keep * math.prod(shape))
+        if rank is None:
+            least = cost(self.scaled_rank(shape, 1, default)) / math.prod(shape)
             raise LobertError(
                 f"keep={keep:g} is too small for {self.name} on {list(shape)}: its smallest rank keeps "
                 f"{least:.4f}, so type keep={math.ceil(least * 1e4) / 1e4:.4g} or more, or choose another decomp"
             )
-        return self.scaled_rank(shape, low, default)
+        return rank
+
+    def largest_rank(self, shape: Shape, default: Rank, cost: Callable[[Rank], int], budget: float) -> Rank | None:
+        """The last rank on the dial whose cost, which grows with it, is within the budget; None where none is."""
+        low, high = 0, self.dial_length(shape, default)
+        while low < high:  # bisect
+            middle = (low + high + 1) // 2
+            fits = cost(self.scaled_rank(shape, middle, default)) <= budget
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return self.scaled_rank(shape, low, default) if low else None
 
 
 def rank_letters(equation: str) -> str:

@@ -44,8 +44,8 @@ class Group(TypedDict):
 class Record:
     """What a run was asked, what it made, and what that scored.
 
-    Scores are fractions; `keep` and `keep_*` are the shares of parameters that stay, `macs_per_token` counts
-    multiply-adds, `error` is the relative reconstruction error over all groups, `seconds` go by stage (0 for a stage
+    Scores are fractions; `keep_*` are the shares of parameters that stay, `macs_per_token` counts multiply-adds,
+    `error` is the relative reconstruction error over all groups, `seconds` go by stage (0 for a stage
     named in `found`, whose artefact was on disk), `created` is UTC in ISO 8601.
     """
 
@@ -74,8 +74,9 @@ class Record:
     objective: str  # weights | activations | fisher | loss
     allocate: str  # uniform | greedy
     order: str  # parallel | sequential
+    budget: str  # what keep is a share of, and greedy spends: parameters | macs
     refit_head: bool
-    scope: str  # what keep is a share of: targets | encoder | model
+    scope: str  # where: targets | encoder | model
     keep: Number  # as asked; None where ranks were given
     keep_targets: Number
     keep_encoder: Number
@@ -167,7 +168,10 @@ def _validated(content: Any, path: Path) -> Record:
     if not isinstance(content, dict) or "schema" not in content:
         raise LobertError(f"{path} is not the record of a LoBERT run: it has no 'schema'")
     if content["schema"] != SCHEMA:
-        raise LobertError(f"{path} has schema {content['schema']!r}, and this version reads schema {SCHEMA}")
+        raise LobertError(
+            f"{path} has schema {content['schema']!r}, and this version reads schema {SCHEMA}: remove it and run "
+            "the command again to have it made anew"
+        )
     hints = get_type_hints(Record)
     if missing := [f.name for f in fields(Record) if f.default is MISSING and f.name not in content]:
         raise LobertError(f"{path} is not a whole record: it lacks {', '.join(missing)}")

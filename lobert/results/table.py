@@ -47,6 +47,7 @@ COLUMNS = (
     Column("objective", "objective", lambda r: r.objective, identity=True),
     Column("allocate", "allocate", lambda r: r.allocate, identity=True),
     Column("order", "order", lambda r: r.order, identity=True),
+    Column("budget", "budget", lambda r: r.budget, identity=True),
     Column("kd", "kd", lambda r: r.kd, identity=True),
     Column("seed", "seed", lambda r: r.seed, identity=True),
     Column("metric", "metric", lambda r: r.metric, identity=True),

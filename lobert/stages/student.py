@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
-from lobert.compression.allocation import parameter_budget, size_parts, spend_budget
+from lobert.compression.allocation import allowance, size_parts, spend_budget
 from lobert.compression.compress import CompressionReport, GroupReport, Track, compress_model
+from lobert.compression.costs import UNITS
 from lobert.compression.plan import GroupPlan
 from lobert.compression.refit import refit_head
 from lobert.compression.sequential import chosen_order, compress_in_order
@@ -84,14 +85,16 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
     if chosen_order(job.order, job.objective, model, planned(job, model)) == "sequential":
         recipe |= {"order": "sequential"}
+    if job.sizing.budget != "parameters":
+        recipe |= {"counted": job.sizing.budget}
     if job.refit_head:
         recipe |= {"refit_head": True, "calibration": job.calibration_examples}
     return recipe
 
 
 def asked_budget(job: Job, model: PreTrainedModel) -> float:
-    """How many numbers the job lets its compressions hold."""
-    return parameter_budget(model, size_parts(model, job.parts, job.sizing))
+    """How much the job lets its compressions spend."""
+    return allowance(model, size_parts(model, job.parts, job.sizing), job.sizing.budget)
 
 
 def run_folder(work: Workspace, compressed: Compressed) -> Path:
@@ -153,9 +156,10 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     job = work.job
     statistics = make_statistics(work, start, model)
     if job.sizing.allocate == "greedy" and plans:
-        budget = asked_budget(job, model)
-        plans, allocation = spend_budget(model, plans, budget, job.objective, statistics, bar("weighing sizes"))
-        log.info("allocation: %s", allocation.story())
+        asked, counted = asked_budget(job, model), job.sizing.budget
+        progress = bar("weighing sizes")
+        plans, allocation = spend_budget(model, plans, asked, job.objective, statistics, progress, counted)
+        log.info("allocation: %s", allocation.story(UNITS[counted]))
     teacher_logits = listen(work, model) if job.refit_head else []
     report = factorize(work, model, plans, statistics)
     if job.refit_head:

@@ -92,7 +92,7 @@ def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
     """The groups the job asks for: those of its plan file, or of its parts. Looks at shapes only."""
     if job.plan_file is not None:
         return read_plan(job.plan_file, model)
-    return make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation)
+    return make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation, job.sizing.budget)
 
 
 def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:

@@ -1,0 +1,89 @@
+"""What a group costs: the parameters of its factors, or their multiply-adds per token."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from lobert.errors import LobertError, suggest
+from lobert.factorizations import Rank, Shape, factorization
+from lobert.layers import Evaluation, FactorGroup
+from lobert.roles import first_reader, layers_path
+
+Budget = Literal["parameters", "macs"]
+UNITS: dict[str, str] = {"parameters": "parameters", "macs": "multiply-adds per token"}
+Slices = Iterable[tuple[str, tuple[int, ...]]]  # (module path, index into the stack)
+Cost = Callable[[Rank], int]
+
+
+def check_budget(budget: str) -> None:
+    """Refuse a budget that is none."""
+    if budget not in get_args(Budget):
+        raise LobertError(f"decomp.budget={budget} is not known: {suggest(str(budget), get_args(Budget))}")
+
+
+def inputs_read(model: PreTrainedModel, stack: str, slices: Slices) -> dict[str, Hashable]:
+    """Which input each slice of a group reads, by its path: equal for slices that differ in role alone and share it."""
+    layer = len(stack.replace("l", ""))  # where the index of the role, if any, ends
+    return {path: (first_reader(model, path), index[layer:]) for path, index in slices}
+
+
+def macs_cost(
+    model: PreTrainedModel, name: str, stack: str, shape: Shape, slices: Slices, evaluation: Evaluation
+) -> Cost:
+    """Multiply-adds per token of a whole group by its rank, as `linear_macs` counts them in the compressed model.
+
+    Slices that share an input are counted together, once. Raises LobertError for a weight outside the layers.
+    """
+    read = inputs_read(model, stack, slices)
+    for path in read:
+        if not path.startswith(f"{layers_path(model)}."):
+            raise LobertError(
+                f"decomp.budget=macs counts multiply-adds per token in the encoder's layers, and '{path}' is outside "
+                "them: leave it out of decomp, or type decomp.budget=parameters"
+            )
+    sharers = Counter(Counter(read.values()).values())  # how many inputs are read by so many slices
+
+    def cost(rank: Rank) -> int:
+        return sum(
+            count * macs_per_token(name, stack, shape, rank, evaluation, size) for size, count in sharers.items()
+        )
+
+    return cost
+
+
+@lru_cache(maxsize=1 << 14)
+def macs_per_token(name: str, stack: str, shape: Shape, rank: Rank, evaluation: Evaluation, sharers: int) -> int:
+    """`FactorGroup.macs_per_token` of a group that is not there yet; its factors take no memory."""
+    with torch.device("meta"):
+        return FactorGroup(factorization(name), stack, shape, rank, evaluation).macs_per_token(sharers)
+
+
+def parameters_cost(name: str, stack: str, shape: Shape) -> Cost:
+    """How many numbers the factors of a group hold, by its rank."""
+    return lambda rank: factorization(name).parameters(stack, shape, rank)
+
+
+def rank_within_macs(name: str, shape: Shape, keep: float, default: Rank, macs: Cost) -> Rank:
+    """The largest rank that costs at most `keep` times the multiply-adds of the dense weights.
+
+    Raises LobertError where no rank does.
+    """
+    method, dense = factorization(name), math.prod(shape)
+    rank = method.largest_rank(shape, default, macs, keep * dense)
+    if rank is not None:
+        return rank
+    least = macs(method.scaled_rank(shape, 1, default)) / dense
+    if least >= 1:
+        raise LobertError(
+            f"{name} on {list(shape)} saves no multiply-adds at any rank, as its factors cost no less than the dense "
+            "weights: type decomp.budget=parameters, or choose a decomp that saves some, such as svd"
+        )
+    raise LobertError(
+        f"keep={keep:g} of the multiply-adds is too small for {name} on {list(shape)}: its smallest rank costs "
+        f"{least:.4f} of them, so type keep={math.ceil(least * 1e4) / 1e4:.4g} or more, or choose another decomp"
+    )
