@@ -54,6 +54,10 @@ class Recorder:
 
         return hook
 
+    def forget(self) -> None:
+        """Let go of what was kept."""
+        self.inputs, self.outputs = {}, {}
+
     def remove(self) -> None:
         """Take the hooks away."""
         for handle in self._handles:

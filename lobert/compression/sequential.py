@@ -20,7 +20,7 @@ from lobert.compression.compress import CompressionReport, Track, compress_model
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
-from lobert.compression.stream import Stream, open_stream
+from lobert.compression.stream import Stream, first, open_stream
 from lobert.compression.whitening import decompose_in_norm
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError, suggest
@@ -98,11 +98,10 @@ def compress_in_order(
     wanted, drifted = stream.hidden, open_stream(model, batches).hidden if fitted else stream.hidden
     for number in track(range(len(encoder_layers(dense)))):
         here = [step for step in steps if step.layer == number]
-        goals = goals_of(dense, number, here, stream, wanted)
+        goals, wanted = goals_of(dense, number, here, stream, wanted)
         for step in here:
             moments = measure(model, step, stream, drifted, goals)
             fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
-        wanted = list(stream.run(encoder_layers(dense)[number], wanted))
         drifted = list(stream.run(encoder_layers(model)[number], drifted))
     for path in (path for plan in plans if plan.name in fitted for path, _ in plan.slices):
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
@@ -164,14 +163,20 @@ def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, 
 
 def goals_of(
     dense: PreTrainedModel, layer: int, steps: Sequence[Step], stream: Stream, hidden: Sequence[Tensor]
-) -> list[dict[str, Tensor]]:
-    """What is wanted of every weight, for each batch: its output in the dense model, or the sum that it is part of."""
+) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """What is wanted of every weight, for each batch: its output in the dense model, or the sum that it is part of.
+
+    And what the dense layer gives to the next one.
+    """
     sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
-    watched = [module or path for path, module in sums.items()]
-    return [
-        {path: recorder.outputs[path] if module is None else recorder.inputs[module] for path, module in sums.items()}
-        for recorder in stream.watch(dense, layer, hidden, watched)
-    ]
+    whole = f"{layers_path(dense)}.{layer}"
+    goals, given = [], []
+    for recorder in stream.watch(dense, layer, hidden, [whole, *(module or path for path, module in sums.items())]):
+        goals.append(
+            {path: recorder.inputs[module] if module else recorder.outputs[path] for path, module in sums.items()}
+        )
+        given.append(first(recorder.outputs[whole]))
+    return goals, given
 
 
 def measure(
@@ -184,7 +189,8 @@ def measure(
     """The moments of one step in the model as it is now, its own weights still dense."""
     moments = Moments()
     sums = {path: sum_after(model, path) for path in step.paths}
-    watched = {step.source, *sums, *(module for module in sums.values() if module is not None)}
+    in_sums = {path: module for path, module in sums.items() if module is not None}
+    watched = {step.source, *in_sums, *in_sums.values()}
     runs = stream.watch(model, step.layer, hidden, watched)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
         x = recorder.inputs[step.source][mask].float()

@@ -31,19 +31,35 @@ class Stream:
     def run(self, layer: nn.Module, hidden: Sequence[Tensor]) -> Iterator[Tensor]:
         """The layer's output `[B, T, hidden]` for each batch of inputs."""
         for x, (arguments, named) in zip(hidden, self.arguments, strict=True):
-            output = layer(x, *arguments, **named)
-            yield output[0] if isinstance(output, tuple) else output
+            yield first(layer(x, *arguments, **named))
 
     def watch(
         self, model: PreTrainedModel, layer: int, hidden: Sequence[Tensor], paths: Iterable[str]
     ) -> Iterator[Recorder]:
-        """What goes into and comes out of the modules at `paths` while the layer runs, batch by batch."""
-        recorder = Recorder({path: model.get_submodule(path) for path in paths})
+        """What goes into and comes out of the modules at `paths`, batch by batch; the layer runs no further."""
+        modules = {path: model.get_submodule(path) for path in paths}
+        recorder = Recorder(modules)
+
+        def stop(*_: Any) -> None:
+            if len(recorder.inputs) == len(modules):
+                raise Caught
+
+        handles = [module.register_forward_hook(stop) for module in modules.values()]
         try:
-            for _ in self.run(encoder_layers(model)[layer], hidden):
+            for x, (arguments, named) in zip(hidden, self.arguments, strict=True):
+                recorder.forget()
+                with contextlib.suppress(Caught):
+                    encoder_layers(model)[layer](x, *arguments, **named)
                 yield recorder
         finally:
             recorder.remove()
+            for handle in handles:
+                handle.remove()
+
+
+def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The hidden states `[B, T, hidden]` among what a layer returns."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 class Caught(Exception):
