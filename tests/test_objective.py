@@ -100,6 +100,8 @@ def test_full_rank_reproduces_the_tensor_in_any_norm(name: str, stack: str, shap
 
 # ---- calibration ----
 
+POOLER = "bert.pooler.dense"
+
 
 def calibrated(examples: int = 12, labels: int = 3) -> Statistics:
     model = tiny_bert(labels=labels)
@@ -121,37 +123,27 @@ def test_input_moments_are_those_of_the_real_tokens() -> None:
     assert not statistics.gradient
 
 
-def test_gradient_moments_are_the_fisher_information() -> None:
-    """Against the sum over all labels, each weighed by its probability, for the last layer's output."""
-    model, batch = tiny_bert(), token_batch(examples=40)
-    path = "bert.encoder.layer.3.output.dense"
-    draws = [calibrate_again(model, path, batch, seed) for seed in range(60)]
-    expected = exact_fisher(model, path, batch)
-    mean = torch.stack(draws).mean(0)
-    assert ((mean - expected).norm() / expected.norm()).item() < 0.1
-
-
-def calibrate_again(model: torch.nn.Module, path: str, batch: dict[str, Tensor], seed: int) -> Tensor:
-    """One draw; an unused batch of another size in front moves the random signs on."""
-    extra = token_batch(examples=1 + seed)
-    both = calibrate(model, [path], [extra, batch], gradients=True).gradient[path] * (41 + seed)
-    alone = calibrate(model, [path], [extra], gradients=True).gradient[path] * (1 + seed)
-    return (both - alone) / 40
-
-
-def exact_fisher(model: torch.nn.Module, path: str, batch: dict[str, Tensor]) -> Tensor:
+def test_gradient_moments_are_the_fisher_information_of_examples_that_count_alike() -> None:
+    """With two labels, whose Fisher matrix has rank one, no sign matters: p (1 - p) times the logits' difference."""
+    model, batch, paths = tiny_bert(labels=2), token_batch(examples=7), ["bert.encoder.layer.1.output.dense", POOLER]
     kept: list[Tensor] = []
-    handle = linear_at(model, path).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    handles = [linear_at(model, p).register_forward_hook(lambda _, inputs, output: kept.append(output)) for p in paths]
     logits = model(**batch).logits
-    handle.remove()
-    p = logits.detach().softmax(-1)
-    total = torch.zeros(kept[0].shape[-1], kept[0].shape[-1], dtype=torch.float64)
-    for label in range(logits.shape[1]):
-        loss = (logits.log_softmax(-1)[:, label] * p[:, label].sqrt()).sum()
-        (gradient,) = torch.autograd.grad(loss, kept[0], retain_graph=True)
-        rows = gradient.flatten(0, 1).double()
-        total += rows.T @ rows
-    return total / len(p)
+    for handle in handles:
+        handle.remove()
+    found = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), kept)
+    inner, last = (gradient.double() for gradient in found)
+    alike = inner / last.norm(dim=-1)[:, None, None]
+    statistics = calibrate(model, paths, [batch], gradients=True)
+    torch.testing.assert_close(statistics.gradient[paths[0]], torch.einsum("bto,btp->op", alike, alike) / 7)
+    assert statistics.gradient[POOLER].trace().item() == pytest.approx(1)
+
+
+def test_an_example_without_gradients_adds_nothing() -> None:
+    model = tiny_bert()
+    torch.nn.init.zeros_(model.classifier.weight)
+    gradients = calibrate(model, encoder_linears(model), [token_batch()], gradients=True).gradient
+    assert all(not moment.any() for moment in gradients.values())
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (4,)])

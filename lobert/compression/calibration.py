@@ -16,6 +16,8 @@ from lobert.distill.knowledge import Batch, model_inputs
 from lobert.errors import LobertError
 from lobert.roles import linear_at
 
+SMALLEST = 1e-12  # length of a gradient below which an example has none
+
 
 @dataclass
 class Accumulator:
@@ -78,6 +80,10 @@ def calibrate(
     the Fisher information (Martens and Grosse, 2015), here by random signs in the eigenbasis of the logits' Fisher
     matrix, which has the same mean as labels sampled from the softmax and less variance. A `temperature` above 1 draws
     from a softer softmax.
+
+    In the moments of g every example counts alike: its gradients are scaled to length one at the last of the linears.
+    Where a fine-tuned teacher is sure, its pooler's tanh is saturated and lets hardly any gradient through, but does so
+    no more once compression has moved the example away; by their own lengths a few unsure examples would make up all.
     """
     model.eval()
     recorder, sums = Recorder({path: linear_at(model, path) for path in paths}), Accumulator()
@@ -129,9 +135,10 @@ def add_gradients(sums: Accumulator, recorder: Recorder, logits: Tensor, directi
     paths = list(recorder.outputs)
     found = torch.autograd.grad((logits * direction).sum(), [recorder.outputs[path] for path in paths])
     with torch.no_grad():
+        scale = 1 / found[-1].float().flatten(1).norm(dim=1).clamp(min=SMALLEST)
         for path, gradient in zip(paths, found, strict=True):
             gradient, x = gradient.float(), recorder.inputs[path].detach().float()
-            rows = gradient.flatten(0, -2)
+            rows = (gradient * scale.reshape(-1, *[1] * (gradient.dim() - 1))).flatten(0, -2)
             add(sums.gradients, path, rows.T @ rows)
             add(sums.fisher, path, squared_weight_gradients(gradient, x))
 

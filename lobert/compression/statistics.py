@@ -13,6 +13,7 @@ from torch import Tensor
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
+STATISTICS_VERSION = 2  # raised when the same examples come to give other moments
 TABLES = ("mean", "second_moment", "gradient", "fisher")
 
 
@@ -24,8 +25,8 @@ class Statistics:
         source: of each path, the path whose inputs it shares.
         mean: `[in]`, E[x] over tokens.
         second_moment: `[in, in]`, E[x xᵀ] over tokens.
-        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples; empty where the
-            gradients were not asked for.
+        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples that count alike (see
+            `calibrate`); empty where the gradients were not asked for.
         fisher: `[in]`, sums over outputs of the squared gradient of the weight, averaged over examples.
     """
 

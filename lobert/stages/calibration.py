@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from lobert.artefacts import Recipe, make_folder
 from lobert.compression.calibration import calibrate
-from lobert.compression.statistics import Statistics, load_statistics, save_statistics
+from lobert.compression.statistics import STATISTICS_VERSION, Statistics, load_statistics, save_statistics
 from lobert.evaluation import some_examples
 from lobert.job import Job
 from lobert.progress import track
@@ -23,6 +23,7 @@ def calibration_recipe(work: Workspace, start: Recipe) -> Recipe:
     job = work.job
     return {
         "start": start,
+        "version": STATISTICS_VERSION,
         "data": work.data_key["train"],
         "examples": job.calibration_examples,
         "gradients": needs_gradients(job),

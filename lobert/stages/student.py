@@ -22,7 +22,7 @@ from lobert.compression.costs import UNITS
 from lobert.compression.plan import GroupPlan
 from lobert.compression.refit import refit_head
 from lobert.compression.sequential import chosen_order, compress_in_order
-from lobert.compression.statistics import Statistics
+from lobert.compression.statistics import STATISTICS_VERSION, Statistics
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
@@ -81,6 +81,7 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
     recipe: dict[str, Any] = {}
     if job.objective.name != "weights":
         recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
+        recipe |= {"statistics": STATISTICS_VERSION}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
     if chosen_order(job.order, job.objective, model, planned(job, model)) == "sequential":
