@@ -4,7 +4,15 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
-from lobert.compression.allocation import AllocationName, Scope, Sizing, allowance, size_parts, spend_budget
+from lobert.compression.allocation import (
+    AskedAllocation,
+    Scope,
+    Sizing,
+    allowance,
+    chosen_allocation,
+    size_parts,
+    spend_budget,
+)
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.costs import Budget
@@ -29,7 +37,7 @@ def compress(
     rank: RankSetting | None = None,
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
-    allocate: AllocationName | None = None,
+    allocate: AskedAllocation = "auto",
     budget: Budget = "parameters",
     order: Order = "auto",
     evaluation: Evaluation = "auto",
@@ -43,8 +51,8 @@ def compress(
         rank: exact rank instead, where `decomp` is one point.
         data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
-        allocate: "uniform" (default without data), or "greedy" (default with data): rank where it lowers the error of
-            the objective most.
+        allocate: "uniform", or "greedy": rank where it lowers the error of the objective most; by default greedy in the
+            norm of the loss, for SVD and FALCON without an exact rank.
         budget: what `keep` is a share of and "greedy" spends: "parameters", or "macs", multiply-adds per token.
         order: "parallel", or "sequential": every layer makes up for the drift of those before it; by default
             sequential where there are data and every group reads one input.
@@ -54,8 +62,9 @@ def compress(
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    sizing = Sizing(keep, scope, allocate or chosen_allocation(goal, rank), budget)
-    parts = size_parts(model, named_parts(decomp, keep, rank), sizing)
+    named = named_parts(decomp, keep, rank)
+    sizing = Sizing(keep, scope, chosen_allocation(allocate, goal, named), budget)
+    parts = size_parts(model, named, sizing)
     plans = make_plan(model, parts, evaluation, budget)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
     batches = [] if data is None else list(data)
@@ -68,11 +77,6 @@ def compress(
     if sequential and statistics is not None:
         return compress_in_order(model, plans, batches, goal, statistics)
     return compress_model(model, plans, objective=goal, statistics=statistics)
-
-
-def chosen_allocation(goal: Objective, rank: RankSetting | None) -> AllocationName:
-    """Greedy where groups can be compared in one unit, that of the loss, and no exact rank was asked for."""
-    return "greedy" if goal.name == "loss" and rank is None else "uniform"
 
 
 def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bool) -> Objective:

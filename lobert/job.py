@@ -8,7 +8,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from lobert.artefacts import Store, fingerprint
-from lobert.compression.allocation import Sizing
+from lobert.compression.allocation import Sizing, chosen_allocation
 from lobert.compression.objective import Objective
 from lobert.compression.plan import Part
 from lobert.compression.points import decomp_name, parts_from_settings
@@ -123,14 +123,17 @@ def read_job(cfg: DictConfig) -> Job:
     encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}
     wandb = settings["logger"]["wandb"]
     outputs = Path(settings["output_dir"])
+    parts = [] if plan_file else parts_from_settings(decomp)
+    objective = Objective(*(decomp[name] for name in ("objective", "damping", "metric_power", "temperature")))
+    allocate = chosen_allocation(decomp["allocate"], objective, parts)
     return Job(
         task=Task(**task),
         encoder=EncoderSource(**encoder),
-        parts=[] if plan_file else parts_from_settings(decomp),
+        parts=parts,
         plan_file=plan_file,
         evaluation=decomp["evaluation"],
-        sizing=Sizing(decomp["keep"], decomp["scope"], decomp["allocate"], decomp["budget"]),
-        objective=Objective(*(decomp[name] for name in ("objective", "damping", "metric_power", "temperature"))),
+        sizing=Sizing(decomp["keep"], decomp["scope"], allocate, decomp["budget"]),
+        objective=objective,
         order=decomp["order"],
         calibration_examples=decomp["calibration_examples"],
         refit_head=decomp["refit_head"],
@@ -162,14 +165,17 @@ def check_start(decomp: Mapping[str, Any]) -> None:
     needs += ["decomp.refit_head=true"] if decomp["refit_head"] else []
     needs += ["decomp.allocate=greedy"] if decomp["allocate"] == "greedy" and decomp["objective"] != "weights" else []
     if needs:
-        raise LobertError(f"{needs[0]} needs a fine-tuned start: with decomp.init=pretrained the head is random")
+        raise LobertError(
+            f"{needs[0]} needs a fine-tuned start: with decomp.init=pretrained the head is random, "
+            "so leave that out or type decomp.objective=weights"
+        )
 
 
 def plan_from(decomp: Mapping[str, Any]) -> Path | None:
     """The plan file, if there is one; LobertError where settings would contradict it."""
     if decomp["plan"] is None:
         return None
-    usual = {"keep": None, "rank": None, "scope": "targets", "allocate": "uniform", "budget": "parameters"}
+    usual = {"keep": None, "rank": None, "scope": "targets", "allocate": "auto", "budget": "parameters"}
     for name, other in usual.items():
         if decomp[name] != other:
             raise LobertError(f"decomp.plan holds every rank already: leave out decomp.{name}={decomp[name]}")

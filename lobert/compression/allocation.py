@@ -18,6 +18,7 @@ from lobert.factorizations import factorization
 from lobert.roles import encoder_layers, layers_path
 
 AllocationName = Literal["uniform", "greedy"]
+AskedAllocation = Literal["auto", "uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]
 
 
@@ -52,6 +53,18 @@ class Sizing:
                 "decomp.scope=model has no multiply-adds per token, which are counted in the encoder's layers: "
                 "type decomp.scope=encoder with decomp.budget=macs"
             )
+
+
+def chosen_allocation(asked: AskedAllocation, objective: Objective, parts: Sequence[Part]) -> AllocationName:
+    """`auto` is greedy where groups can be compared in one unit, that of the loss, their errors at all ranks are cheap
+    to know, and no exact rank was asked for.
+    """
+    if asked not in get_args(AskedAllocation):
+        raise LobertError(f"decomp.allocate={asked} is not known: {suggest(str(asked), get_args(AskedAllocation))}")
+    if asked != "auto":
+        return asked
+    free = all(part.rank is None and factorization(part.factorization).GRID is None for part in parts)
+    return "greedy" if objective.name == "loss" and parts and free else "uniform"
 
 
 def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) -> list[Part]:
