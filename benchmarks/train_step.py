@@ -32,7 +32,6 @@ from lobert.data import LengthGroupedBatchSampler
 from lobert.data.loader import collate
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, write_knowledge
 from lobert.distill.losses import match_layers
-from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner, decay_groups
 from lobert.job import read_job
@@ -87,7 +86,7 @@ def batches_of(work: Workspace, count: int) -> list[Rows]:
 def save_teacher(work: Workspace, folder: Path) -> None:
     """A classifier on the encoder, untrained."""
     job = work.job
-    model = build_classifier(work.encoder, job.task.labels, job.teacher_seed, job.encoder.dropout)
+    model = work.classifier(job.teacher_seed)
     save_student(model, folder, work.tokenizer)
 
 

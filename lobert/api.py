@@ -25,7 +25,7 @@ from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
 from lobert.layers import Evaluation
-from lobert.roles import encoder_linears
+from lobert.roles import chooses_options, encoder_linears
 
 
 def compress(
@@ -49,7 +49,8 @@ def compress(
         keep: share of the weights in `scope` that stays, above 0 and at most 1; None for the point's default rank.
         scope: "targets" (the weights that `decomp` touches), "encoder" or "model".
         rank: exact rank instead, where `decomp` is one point.
-        data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration.
+        data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration;
+            `[B, options, T]` for multiple choice.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
         allocate: "uniform", or "greedy": rank where it lowers the error of the objective most; by default greedy in the
             norm of the loss, for SVD and FALCON without an exact rank.
@@ -91,5 +92,5 @@ def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bo
 
 def measure(model: PreTrainedModel, data: Iterable[Batch], goal: Objective, gradients: bool) -> Statistics:
     """Calibration statistics of every linear of the encoder."""
-    regression = model.config.num_labels == 1
+    regression = model.config.num_labels == 1 and not chooses_options(model)
     return calibrate(model, encoder_linears(model), data, gradients, regression, goal.temperature)

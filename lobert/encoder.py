@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
+    AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -146,10 +147,13 @@ def model_key(folder: Path) -> str:
     return hash_files(folder, ("config.json", "*.safetensors"))
 
 
-def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None) -> PreTrainedModel:
+def build_classifier(
+    folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None, chooses: bool = False
+) -> PreTrainedModel:
     """A sequence classifier on the encoder in `folder`; `labels` empty means regression.
 
-    A head that the folder does not hold is drawn from `seed`.
+    With `chooses` it is a multiple-choice model: `labels` name the options of an example, `[B, options, T]`, each
+    scored by one output. A head that the folder does not hold is drawn from `seed`.
     """
     settings: dict[str, Any] = {"num_labels": len(labels) or 1}
     if labels:
@@ -163,8 +167,9 @@ def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: fl
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
-        config.problem_type = "single_label_classification" if labels else "regression"
-        return AutoModelForSequenceClassification.from_pretrained(
+        if not chooses:
+            config.problem_type = "single_label_classification" if labels else "regression"
+        return (AutoModelForMultipleChoice if chooses else AutoModelForSequenceClassification).from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:

@@ -14,11 +14,22 @@ from lobert.progress import track
 Predictions = Mapping[str, np.ndarray]  # logits [n, C] of each split
 
 
-def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The task's metrics, from logits `[n, C]` (classes) or `[n, 1]` (scores); names carry the split's suffix."""
-    predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
-    metrics = compute_metrics(task.metrics, predictions, labels)
-    return {name + task.eval[split]: value for name, value in metrics.items()}
+def score(task: Task, predictions: Predictions, labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The task's metrics on each dev split, and first on all together where the task has no main one.
+
+    From logits `[n, C]` (classes or options) or `[n, 1]` (scores) and labels `[n]`; names carry the split's suffix.
+    """
+    answers = {
+        split: logits[:, 0] if task.is_regression else logits.argmax(-1) for split, logits in predictions.items()
+    }
+    metrics: dict[str, float] = {}
+    if task.pools:
+        everything = [np.concatenate([part[split] for split in predictions]) for part in (answers, labels)]
+        metrics |= compute_metrics(task.metrics, *everything)
+    for split, answer in answers.items():
+        found = compute_metrics(task.metrics, answer, labels[split])
+        metrics |= {name + task.eval[split]: value for name, value in found.items()}
+    return metrics
 
 
 @torch.no_grad()
@@ -38,7 +49,7 @@ def predict(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.nda
 def every_example(data: TextDataModule, split: str) -> ResumableLoader:
     """Batches that hold each example of a split once, sorted by length, whatever the number of processes."""
     tokens = data.splits[split]
-    sampler = LengthGroupedBatchSampler(tokens.lengths(), data.eval_batch_size, seed=0, shuffle=False)
+    sampler = LengthGroupedBatchSampler(tokens.lengths(), data.eval_rows(split), seed=0, shuffle=False)
     return ResumableLoader(tokens, sampler, data.pad_token_id, data.num_workers)
 
 
@@ -47,7 +58,7 @@ def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoad
     tokens = data.splits[split]
     rows = np.random.default_rng(0).permutation(len(tokens))[:count]
     rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
-    size = data.eval_batch_size
+    size = data.eval_rows(split)
     batches = [rows[start : start + size].tolist() for start in range(0, len(rows), size)]
     return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
 
@@ -62,12 +73,9 @@ def predict_dev(model: nn.Module, data: TextDataModule) -> Predictions:
 
 def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> dict[str, float]:
     """Metrics of predictions on every labelled dev split."""
-    metrics: dict[str, float] = {}
-    for split, logits in predictions.items():
-        labels = data.splits[split].labels
-        assert labels is not None, f"{split} is a labelled split"
-        metrics |= score(task, split, logits, labels)
-    return metrics
+    labels = {split: data.splits[split].labels for split in predictions}
+    assert all(values is not None for values in labels.values()), "dev splits are labelled"
+    return score(task, predictions, labels)  # type: ignore[arg-type]
 
 
 def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:

@@ -42,7 +42,7 @@ class Training:
 
 
 class FineTuner(pl.LightningModule):
-    """Trains a sequence classifier; subclasses say what the loss is made of."""
+    """Trains a classifier, regressor or chooser of options; subclasses say what the loss is made of."""
 
     def __init__(self, model: nn.Module, task: Task, training: Training, seed: int) -> None:
         super().__init__()
@@ -121,11 +121,13 @@ class FineTuner(pl.LightningModule):
         self._dev_outputs[split].append((index, scores, labels))
 
     def on_validation_epoch_end(self) -> None:
+        predictions, answers = {}, {}
         for split, outputs in self._dev_outputs.items():
             index, logits, labels = (np.concatenate(parts) for parts in zip(*self._gather(outputs), strict=True))
             order = np.argsort(index)
-            metrics = score(self.task, split, logits[order], labels[order])
-            self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=self._processes > 1)
+            predictions[split], answers[split] = logits[order], labels[order]
+        metrics = score(self.task, predictions, answers)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=self._processes > 1)
 
     def _gather(self, outputs: list[Any]) -> list[Any]:
         """The outputs of all processes."""

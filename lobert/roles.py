@@ -181,3 +181,8 @@ def own_config(model: PreTrainedModel) -> Any:
     """The model's configuration, made its own first: transformers lets models share one object."""
     model.config = copy.deepcopy(model.config)
     return model.config
+
+
+def chooses_options(model: PreTrainedModel) -> bool:
+    """Whether the model scores the options of an example, one sequence each, with one output."""
+    return type(model).__name__.endswith("ForMultipleChoice")

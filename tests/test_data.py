@@ -1,7 +1,6 @@
 """Laws of tasks, sources, tokens and metrics: both layouts give the same examples, and mistakes one clear sentence."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -13,69 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from layouts import CONF, PUBLIC, ROWS, TASKS, expected, read_task, write_hub, write_local
 from transformers import BertTokenizerFast
 
 from lobert.artefacts import Store
-from lobert.data import Task, compute_metrics, fingerprint_examples, load_examples, tokenize
+from lobert.data import compute_metrics, fingerprint_examples, load_examples, tokenize
+from lobert.data.tokens import sequence_texts
 from lobert.errors import LobertError
 
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf" / "task"
 REAL_DATA = os.environ.get("LOBERT_DATA_DIR")
-TASKS = sorted(path.stem for path in CONF.glob("*.yaml"))
-GLUE = [name for name in TASKS if name != "demo"]
-TEXTS = ['a "quoted', "NA", "null", "plain words here", "", "é ünï 雪", " spaces kept ", "'", "1", "None"]
-ROWS = 6
-
-
-def read_task(name: str, **changes: Any) -> Task:
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    del node["kd"]
-    return Task(**{**node, **changes})
-
-
-def text_of(split: str, column: int, row: int) -> str:
-    return f"{TEXTS[(row + column) % len(TEXTS)]}{split}"
-
-
-def label_of(task: Task, row: int) -> int | float:
-    return row * 0.8 if task.is_regression else row % len(task.labels)
-
-
-def write_local(task: Task, root: Path) -> Path:
-    """The task's files as GLUE has them: byte-order mark, tabs, bare quotes, other columns in between."""
-    assert task.local is not None
-    folder = root / task.local.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, file in task.local.files.items():
-        names = task.local.columns.get(split) or ("index", *task.local.text, task.local.label)
-        if not task.is_labelled(split):
-            names = tuple(name for name in names if name != task.local.label)
-        lines = [] if split in task.local.columns else ["\t".join(names)]
-        for row in range(ROWS):
-            cells = {name: text_of(split, i, row) for i, name in enumerate(task.local.text)}
-            label = label_of(task, row)
-            cells[task.local.label] = str(label) if task.is_regression else task.local.values[int(label)]
-            lines.append("\t".join(cells.get(name, "x") for name in names))
-        (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
-    return root
-
-
-def write_hub(task: Task, root: Path) -> Path:
-    """A folder that `datasets.load_dataset` reads as it reads the hub: one configuration, a file for each split."""
-    assert task.hub is not None
-    files = []
-    for split in task.hub.splits:
-        rows = [
-            {name: text_of(split, i, row) for i, name in enumerate(task.hub.text)}
-            | {task.hub.label: label_of(task, row) if task.is_labelled(split) else -1, "idx": row}
-            for row in range(ROWS)
-        ]
-        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files.append({"split": split, "path": f"{split}.jsonl"})
-    card = yaml.safe_dump({"configs": [{"config_name": task.hub.config, "data_files": files}]})
-    (root / "README.md").write_text(f"---\n{card}---\n")
-    return root
+FORMS = [(name, form) for name in PUBLIC for form in range(2 if name == "SNLI" else 1)]  # of the local files
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +32,8 @@ def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_all_tasks_are_there() -> None:
-    assert set(TASKS) >= {"CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI", "demo"}
+    glue = {"CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"}
+    assert set(TASKS) == glue | {"SNLI", "RACE", "custom", "demo"}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -96,29 +44,56 @@ def test_yaml_describes_a_task(name: str) -> None:
     assert task.name == name
     assert kd["temperature"] >= 1
     assert 0 <= kd["alpha"] <= 1
-    assert task.num_outputs == (1 if task.is_regression else len(task.labels))
+    assert task.num_outputs == (len(task.labels) or 1)
     assert task.main_metric == task.metrics[0]
-    assert next(iter(task.eval.values())) == ""
-    assert len(set(task.eval.values())) == len(task.eval)
+    assert task.pools or next(iter(task.eval.values())) == ""
+    for layout in (task.hub.splits if task.hub else None, task.local.files if task.local else None):
+        assert layout is None or tuple(layout) == task.splits
 
 
-@pytest.mark.parametrize("name", GLUE)
-def test_hub_and_local_give_the_same_examples(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_hub_and_local_give_the_same_examples(name: str, form: int, tmp_path: Path) -> None:
     task = read_task(name)
     assert task.hub is not None
-    hub_root = tmp_path / "hub"
-    hub_root.mkdir()
-    local = load_examples(replace(task, data_dir=str(write_local(task, tmp_path))))
-    hub = load_examples(replace(task, hub=replace(task.hub, path=str(write_hub(task, hub_root)))))
-    assert list(local) == list(hub) == list(task.hub.splits)
+    folder = str(write_local(task, tmp_path, form=form))
+    local = load_examples(replace(task, data_dir=folder), task.splits)
+    hub_task = replace(task, hub=replace(task.hub, path=str(write_hub(task, tmp_path / "hub"))))
+    hub = load_examples(hub_task, task.splits)
+    assert list(local) == list(hub) == list(task.splits)
     for split in local:
+        rows = expected(task, split)
         assert local[split][:] == hub[split][:]
         assert local[split].features == hub[split].features
-        assert local[split]["text_a"][:] == [text_of(split, 0, row) for row in range(ROWS)]
-        assert ("label" in local[split].column_names) == task.is_labelled(split)
         assert fingerprint_examples(local[split]) == fingerprint_examples(hub[split])
-    labels = [label_of(task, row) for row in range(ROWS)]
-    assert local["train"]["label"][:] == pytest.approx(labels)
+        for column, text in enumerate(("text_a", "text_b")[: len(task.text)]):
+            assert local[split][text][:] == [row.texts[column] for row in rows]
+        assert ("label" in local[split].column_names) == task.is_labelled(split)
+        if task.is_labelled(split):
+            assert local[split]["label"][:] == pytest.approx([row.label for row in rows])
+        if task.is_choice:
+            assert local[split]["options"][:] == [row.options for row in rows]
+
+
+def test_splits_without_labels_are_loaded_on_demand(tmp_path: Path) -> None:
+    """A run that does not predict needs no test files, and a prediction no others."""
+    task = read_task("MNLI", data_dir=str(tmp_path))
+    write_local(task, tmp_path)
+    for file in (tmp_path / "MNLI").glob("test_*.tsv"):
+        file.unlink()
+    assert list(load_examples(task)) == ["train", "validation_matched", "validation_mismatched"]
+    assert load_examples(task, ["diagnostic"])["diagnostic"].column_names == ["text_a", "text_b", "id"]
+    with pytest.raises(LobertError, match=r"test_matched\.tsv"):
+        load_examples(task, list(task.test))
+    with pytest.raises(LobertError, match="did you mean 'diagnostic'"):
+        load_examples(task, ["diagnostics"])
+
+
+def test_pairs_without_a_label_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    task = read_task("SNLI", data_dir=str(tmp_path))
+    write_local(task, tmp_path)
+    assert len(load_examples(task)["train"]) == ROWS - 1
+    assert f"left out 1 of {ROWS} rows, which have no label ('-')" in caplog.text
 
 
 def test_folder_of_tasks_of_one_task_or_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +132,15 @@ MISTAKES: list[tuple[str, Callable[[Path], None], str]] = [
         edit(lambda text: text.replace("sentence2", "sentense2")),
         r"no column 'sentence2': did you mean 'sentense2'",
     ),
-    ("RTE", edit(lambda text: text + "7\tonly two\n"), rf"dev\.tsv, line {ROWS + 2}: 2 fields where 4"),
+    ("RTE", edit(lambda text: text + "7\tonly two\n"), rf"dev\.tsv, line {ROWS + 2}: 2 fields where 5"),
     (
         "RTE",
         edit(lambda text: text.replace("\tnot_entailment", "\tmaybe", 1)),
         r"dev\.tsv, line 3: label 'maybe'.*entailment",
     ),
     ("CoLA", edit(lambda text: text.replace("\t1\t", "\t7\t", 1)), r"dev\.tsv, line 2: label '7' is not one of 0, 1"),
-    ("STS-B", edit(lambda text: text.replace("\t0.8", "\thigh")), r"dev\.tsv, line 3: label 'high' is not a number"),
-    ("STS-B", edit(lambda text: text.replace("\t0.8", "\tnan")), r"dev\.tsv, line 3: label 'nan' is not a number"),
+    ("STS-B", edit(lambda text: text.replace("\t0.7", "\thigh")), r"dev\.tsv, line 3: label 'high' is not a number"),
+    ("STS-B", edit(lambda text: text.replace("\t0.7", "\tnan")), r"dev\.tsv, line 3: the label is missing"),
     ("RTE", lambda path: path.write_bytes(b"index\xff"), r"dev\.tsv is not UTF-8"),
 ]
 
@@ -202,9 +177,10 @@ def test_hub_mistakes_are_one_sentence(tmp_path: Path) -> None:
     assert task.hub is not None
     hub = replace(task.hub, path=str(write_hub(task, tmp_path)))
     for broken, message in [
-        (replace(hub, text=("premise", "sentence2")), "no column premise; found sentence1"),
+        (replace(hub, text=("premise", "sentence2")), "no column 'premise'.*sentence1"),
         (replace(hub, config="rta"), "set task.data_dir"),
-        (replace(hub, splits=("train", "dev")), "set task.data_dir"),
+        (replace(hub, splits=("train", "dev")), "no split 'validation' on the hub"),
+        (replace(hub, splits={"train": "train", "validation": "dev"}), "split dev.*set task.data_dir"),
     ]:
         with pytest.raises(LobertError, match=message) as caught:
             load_examples(replace(task, hub=broken))
@@ -215,8 +191,8 @@ def test_unknown_label_of_the_hub_is_refused(tmp_path: Path) -> None:
     task = read_task("RTE")
     assert task.hub is not None
     write_hub(task, tmp_path)
-    edit(lambda text: text.replace('"label": 1', '"label": 5'))(tmp_path / "train.jsonl")
-    with pytest.raises(LobertError, match="row 1: label 5 is none of entailment, not_entailment"):
+    edit(lambda text: text.replace('"label": 1', '"label": 5'))(tmp_path / "rte_train.jsonl")
+    with pytest.raises(LobertError, match="row 1: label '5' is not one of entailment, not_entailment"):
         load_examples(replace(task, hub=replace(task.hub, path=str(tmp_path))))
 
 
@@ -248,6 +224,19 @@ def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
         ({"eval": {}}, "at least one labelled split"),
         ({"source": "dmo"}, "did you mean 'demo'"),
         ({"local": {"foldr": "RTE"}}, "task.local.foldr is not a known key: did you mean 'folder'"),
+        ({"local": {"folder": "RTE"}}, "task.local is not whole"),
+        ({"own": "mine.csv"}, "task.own=mine.csv"),
+        ({"own": {"dev_share": 1}}, "task.own.dev_share=1"),
+        ({"kind": "multiple_choce"}, "did you mean 'multiple_choice'"),
+        ({"kind": "multiple_choice"}, "column of options"),
+        ({"metrics": ["pearson"]}, "no labels, as the metrics are those of scores"),
+        ({"metrics": ["accuracy", "pearson"]}, "correlations are of scores"),
+        ({"metrics": ["f1"], "labels": ["a", "b", "c"]}, "f1 where there are two classes"),
+        ({"labels": ["a", "a"]}, "every class once"),
+        ({"labels": [False, True]}, "in quotes"),
+        ({"labels": []}, "two or more classes"),
+        ({"eval": {"validation": "", "test": ""}}, "a suffix of its own"),
+        ({"name": "a/b"}, "letters, digits"),
     ],
 )
 def test_a_wrong_task_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -264,27 +253,41 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BertTokenizerFast:
     return BertTokenizerFast(vocab=str(path))
 
 
-@pytest.mark.parametrize("name", ["RTE", "CoLA", "STS-B", "MNLI"])
+@pytest.mark.parametrize("name", ["RTE", "CoLA", "STS-B", "RACE"])
 @pytest.mark.parametrize("max_length", [8, 128])
 def test_tokens_equal_the_tokenizer_row_by_row(
     name: str, max_length: int, tokenizer: BertTokenizerFast, tmp_path: Path
 ) -> None:
     task = read_task(name, data_dir=str(tmp_path))
     write_local(task, tmp_path)
-    examples = load_examples(task)
+    examples = load_examples(task, task.splits)
     splits = tokenize(examples, tokenizer, max_length, Store(tmp_path / "store"), name, "key")
     for split, data in examples.items():
         tokens = splits[split]
         assert len(tokens) == len(data)
         assert tokens.lengths().max() <= max_length
-        for i in range(len(data)):
-            texts = [data[i][column] for column in ("text_a", "text_b") if column in data.column_names]
-            expected = tokenizer(*texts, truncation=True, max_length=max_length)
-            row = tokens[i]
-            assert row["index"] == i
-            assert row["input_ids"].tolist() == expected["input_ids"]
-            assert row["token_type_ids"].tolist() == expected["token_type_ids"]
-            assert row.get("label") == data[i].get("label")
+        for i, row in enumerate(data):
+            found = tokens[i]
+            sequences = [found[key] if task.is_choice else [found[key]] for key in ("input_ids", "token_type_ids")]
+            wanted = [tokenizer(*texts, truncation=True, max_length=max_length) for texts in texts_of(row)]
+            assert [ids.tolist() for ids in sequences[0]] == [one["input_ids"] for one in wanted]
+            assert [types.tolist() for types in sequences[1]] == [one["token_type_ids"] for one in wanted]
+            assert found["index"] == i
+            assert tokens.lengths()[i] == max(map(len, sequences[0]))
+            assert found.get("label") == row.get("label")
+        assert (tokens.ids is None) == ("id" not in data.column_names)
+
+
+def texts_of(row: dict[str, Any]) -> list[list[str]]:
+    """The texts of the sequences of a row."""
+    if "options" in row:
+        return [[row["text_a"], f"{row['text_b']} {option}"] for option in row["options"]]
+    return [[row[column] for column in ("text_a", "text_b") if column in row]]
+
+
+def test_options_without_a_question_stand_alone() -> None:
+    chunk = {"text_a": ["x", "y"], "options": [["1", "2"], ["3", "4"]]}
+    assert sequence_texts(chunk) == [["x", "x", "y", "y"], ["1", "2", "3", "4"]]
 
 
 def test_tokens_are_made_once_and_mapped_from_disk(
@@ -336,15 +339,16 @@ def test_metric_mistakes(names: list[str], predictions: list[float], labels: lis
         compute_metrics(names, np.array(predictions), np.array(labels))
 
 
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_real_files_read_as_a_plain_reader_reads_them(name: str) -> None:
     task = read_task(name)
     assert task.local is not None
     folder = Path(REAL_DATA or "") / task.local.folder
     if not REAL_DATA or not folder.is_dir():
         pytest.skip("set LOBERT_DATA_DIR to a folder with GLUE's files")
-    examples = load_examples(replace(task, data_dir=REAL_DATA))
+    examples = load_examples(replace(task, data_dir=REAL_DATA), task.splits)
     for split, file in task.local.files.items():
+        assert isinstance(file, str)
         with (folder / file).open(encoding="utf-8-sig") as lines:
             names = task.local.columns.get(split)
             rows = list(csv.DictReader(lines, fieldnames=names, delimiter="\t", quoting=csv.QUOTE_NONE))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lobert.compression.statistics import Statistics
-from lobert.distill.knowledge import Batch, model_inputs
+from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.errors import LobertError
 from lobert.roles import linear_at
 
@@ -94,9 +94,8 @@ def calibrate(
             for batch in batches:
                 inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
                 logits = classifier_logits(model(**inputs), gradients)
-                mask = inputs["attention_mask"].bool()
-                sums.examples += len(mask)
-                add_inputs(sums, recorder, mask)
+                sums.examples += len(inputs["input_ids"])
+                add_inputs(sums, recorder, token_mask(inputs))
                 if logits is not None:
                     direction = random_direction(logits.detach() / temperature, regression, random)
                     add_gradients(sums, recorder, logits, direction)
@@ -135,12 +134,17 @@ def add_gradients(sums: Accumulator, recorder: Recorder, logits: Tensor, directi
     paths = list(recorder.outputs)
     found = torch.autograd.grad((logits * direction).sum(), [recorder.outputs[path] for path in paths])
     with torch.no_grad():
-        scale = 1 / found[-1].float().flatten(1).norm(dim=1).clamp(min=SMALLEST)
+        scale = 1 / by_example(found[-1], len(logits)).float().flatten(1).norm(dim=1).clamp(min=SMALLEST)
         for path, gradient in zip(paths, found, strict=True):
-            gradient, x = gradient.float(), recorder.inputs[path].detach().float()
-            rows = (gradient * scale.reshape(-1, *[1] * (gradient.dim() - 1))).flatten(0, -2)
+            gradient, x = (by_example(t, len(logits)).float() for t in (gradient, recorder.inputs[path].detach()))
+            rows = (gradient * scale[:, None, None]).flatten(0, 1)
             add(sums.gradients, path, rows.T @ rows)
             add(sums.fisher, path, squared_weight_gradients(gradient, x))
+
+
+def by_example(x: Tensor, examples: int) -> Tensor:  # [sequences, T, d] or [sequences, d] -> [examples, vectors, d]
+    """All vectors of each example together, those of all its options in multiple choice."""
+    return x.reshape(examples, -1, x.shape[-1])
 
 
 def squared_weight_gradients(gradient: Tensor, x: Tensor) -> Tensor:  # [B, T, out], [B, T, in] -> [in]

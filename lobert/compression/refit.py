@@ -8,14 +8,15 @@ from transformers import PreTrainedModel
 
 from lobert.distill.knowledge import Batch, model_inputs
 from lobert.errors import LobertError
+from lobert.roles import chooses_options
 
 RIDGE = 1e-2  # of the mean variance of the features, on the change of the weights
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
-    """The last linear of a classifier; LobertError for a model without one."""
+    """The last linear of a classifier, of one output where it scores options; LobertError for a model without one."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    outputs = getattr(model.config, "num_labels", None)
+    outputs = 1 if chooses_options(model) else getattr(model.config, "num_labels", None)
     if not linears or linears[-1].out_features != outputs or not hasattr(model, "classifier"):
         raise LobertError("refit_head needs a classifier whose last layer is linear: leave it out for this model")
     return linears[-1]
@@ -42,14 +43,17 @@ def refit_head(model: PreTrainedModel, batches: Iterable[tuple[Batch, Tensor]]) 
 
 
 def collect(model: PreTrainedModel, head: nn.Linear, batches: Iterable[tuple[Batch, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Inputs of the head `[n, in]` and the teacher's logits `[n, C]`, in double precision on the head's device."""
+    """Inputs of the head `[n, in]` and the teacher's logits `[n, C]`, in double precision on the head's device.
+
+    n counts examples or, where the head scores one option at a time, options.
+    """
     model.eval()
     device, features, wanted = head.weight.device, [], []
     handle = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
     try:
         for batch, logits in batches:
             model(**{name: tensor.to(device) for name, tensor in model_inputs(batch).items()})
-            wanted.append(logits.double().to(device))
+            wanted.append(logits.double().to(device).reshape(-1, head.out_features))
     finally:
         handle.remove()
     return torch.cat(features), torch.cat(wanted)

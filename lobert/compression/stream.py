@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.compression.calibration import Recorder
-from lobert.distill.knowledge import Batch, model_inputs
+from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.roles import encoder_layers
 
 
@@ -80,7 +80,7 @@ def open_stream(model: PreTrainedModel, batches: Iterable[Batch]) -> Stream:
     try:
         for batch in batches:
             inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
-            stream.masks.append(inputs["attention_mask"].bool())
+            stream.masks.append(token_mask(inputs))
             with contextlib.suppress(Caught):
                 model(**inputs)
     finally:

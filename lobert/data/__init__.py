@@ -2,7 +2,7 @@
 
 from lobert.data.loader import LengthGroupedBatchSampler, ResumableLoader, TextDataModule, collate
 from lobert.data.metrics import METRICS, compute_metrics
-from lobert.data.sources import fingerprint_examples, load_examples
+from lobert.data.sources import fingerprint_examples, load_examples, load_task
 from lobert.data.tasks import Task
 from lobert.data.tokens import TokenizedSplit, tokenize
 
@@ -17,5 +17,6 @@ __all__ = [
     "compute_metrics",
     "fingerprint_examples",
     "load_examples",
+    "load_task",
     "tokenize",
 ]

@@ -82,29 +82,39 @@ class LengthGroupedBatchSampler:
             yield batch[self.rank :: self.world_size].tolist()
 
 
-def _padded(rows: Sequence[Mapping[str, Any]], key: str, value: int, width: int) -> Tensor:
-    out = np.full((len(rows), width), value, dtype=np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row[key])] = row[key]
+def _sequences(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """All sequences of some rows, and the shape they are arranged in: `(rows,)` or `(rows, options)`."""
+    if isinstance(rows[0][key], list):
+        return [sequence for row in rows for sequence in row[key]], (len(rows), len(rows[0][key]))
+    return [row[key] for row in rows], (len(rows),)
+
+
+def _padded(sequences: Sequence[np.ndarray], value: int, width: int) -> Tensor:
+    out = np.full((len(sequences), width), value, dtype=np.int64)
+    for line, sequence in zip(out, sequences, strict=True):
+        line[: len(sequence)] = sequence
     return torch.from_numpy(out)
 
 
 def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int, pad_to: int | None = None) -> dict[str, Tensor]:
-    """One batch out of rows of a `TokenizedSplit`, padded to its own longest row, or to `pad_to`.
+    """One batch out of rows of a `TokenizedSplit`, padded to its own longest sequence, or to `pad_to`.
 
     Returns:
-        input_ids, attention_mask and, where the rows have them, token_type_ids, `[batch, width]` long; index `[batch]`
-        long; labels `[batch]` long (classes) or float (scores), where the rows have them.
+        input_ids, attention_mask and, where the rows have them, token_type_ids, `[batch, width]` long, or in multiple
+        choice `[batch, options, width]`; index `[batch]` long; labels `[batch]` long (classes) or float (scores), where
+        the rows have them.
     """
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    ids, shape = _sequences(rows, "input_ids")
+    lengths = torch.tensor([len(sequence) for sequence in ids])
     width = pad_to or int(lengths.max())
     batch = {
-        "input_ids": _padded(rows, "input_ids", pad_token_id, width),
-        "attention_mask": (torch.arange(width) < lengths[:, None]).long(),
+        "input_ids": _padded(ids, pad_token_id, width).view(*shape, width),
+        "attention_mask": (torch.arange(width) < lengths[:, None]).long().view(*shape, width),
         "index": torch.tensor([row["index"] for row in rows]),
     }
     if "token_type_ids" in rows[0]:
-        batch["token_type_ids"] = _padded(rows, "token_type_ids", 0, width)
+        types, _ = _sequences(rows, "token_type_ids")
+        batch["token_type_ids"] = _padded(types, 0, width).view(*shape, width)
     if "label" in rows[0]:
         batch["labels"] = torch.from_numpy(np.stack([row["label"] for row in rows]))
     return batch
@@ -173,7 +183,8 @@ class TextDataModule(pl.LightningDataModule):
     Args:
         splits: tokenized splits, "train" and those of `eval_splits` among them.
         eval_splits: dev splits, the main one first.
-        batch_size, eval_batch_size: rows of a batch over all processes.
+        batch_size: rows of a batch over all processes.
+        eval_batch_size: sequences of a batch over all processes: one for each option of a row.
     """
 
     def __init__(
@@ -203,6 +214,10 @@ class TextDataModule(pl.LightningDataModule):
         # A checkpoint of the last batch resumes at the start of the next epoch.
         return int(state["processed"] % self.trainer.num_training_batches)
 
+    def eval_rows(self, split: str) -> int:
+        """Rows of an evaluation batch of a split."""
+        return max(1, self.eval_batch_size // self.splits[split].width)
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches of this process."""
         sampler = self._sampler("train", self.batch_size, shuffle=True)
@@ -213,7 +228,7 @@ class TextDataModule(pl.LightningDataModule):
         return [
             ResumableLoader(
                 self.splits[name],
-                self._sampler(name, self.eval_batch_size, shuffle=False),
+                self._sampler(name, self.eval_rows(name), shuffle=False),
                 self.pad_token_id,
                 self.num_workers,
             )

@@ -48,6 +48,8 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     function.__name__: function for function in (accuracy, f1, matthews, pearson, spearman)
 }
 
+CORRELATIONS = ("pearson", "spearman")  # the metrics of scores; the others are of classes
+
 
 def check_metrics(names: Sequence[str]) -> None:
     """Raise `LobertError` at the first name that is no metric."""

@@ -1,44 +1,64 @@
-"""Examples of a task from local files, the hub or the generator, in one form: text_a, (text_b), label."""
+"""Examples of a task from local files, the hub or the generator, in one form: text_a, (text_b), (options), label."""
 
 import os
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Dataset, Features, Value
-from huggingface_hub import constants as hub_constants
+from datasets import List as ListFeature
 
 from lobert.artefacts import fingerprint
-from lobert.data import demo, local
-from lobert.data.tasks import HubLayout, Task
-from lobert.errors import LobertError
+from lobert.data import demo
+from lobert.data.hub import read_hub
+from lobert.data.local import read_splits
+from lobert.data.own import read_own
+from lobert.data.tables import Columns
+from lobert.data.tasks import Task
+from lobert.errors import LobertError, suggest
 
 DATA_DIR_VARIABLE = "LOBERT_DATA_DIR"
-TEXT_COLUMNS = ("text_a", "text_b")
 
 
-def load_examples(task: Task) -> dict[str, Dataset]:
-    """All splits of a task, "train" first.
+def load_examples(task: Task, splits: Sequence[str] | None = None) -> dict[str, Dataset]:
+    """The examples of the named splits, or of train and dev; the others are loaded on demand. See `load_task`."""
+    return load_task(task, splits)[1]
 
-    Columns: `text_a`, `text_b` for pairs, and `label` (class id, or score) in the labelled splits only.
+
+def load_task(task: Task, splits: Sequence[str] | None = None) -> tuple[Task, dict[str, Dataset]]:
+    """The examples of the named splits, or of train and dev; and the task, its labels taken from the data if need be.
+
+    Columns: `text_a`, `text_b` for pairs, `options` for multiple choice, `label` (class id, or score) in the labelled
+    splits only, and `id`, the index of a submission, in those others whose layout has one.
 
     Raises:
         LobertError: files, columns, labels or the network are not there, or not as the task's layout says.
     """
+    wanted = tuple(splits) if splits is not None else ("train", *task.eval_splits)
+    task, columns = read_columns(task, wanted)
+    for split in wanted:
+        if split not in columns:
+            raise LobertError(f"task {task.name} has no split '{split}': {suggest(split, columns)}")
+    found = {split: to_dataset(task, columns[split]) for split in wanted}
+    if "train" in found:
+        found["train"] = subset(task, found["train"])
+    return task, found
+
+
+def read_columns(task: Task, splits: Sequence[str]) -> tuple[Task, dict[str, Columns]]:
+    """The columns of the splits from wherever the task has them."""
     folder = task.data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if task.source == "demo":
-        splits = _from_rows(task, demo.generate())
-    elif folder:
-        splits = _from_rows(task, local.read_splits(task, Path(folder).expanduser()))
-    else:
-        splits = _from_hub(task)
-    return {**splits, "train": _subset(task, splits["train"])}
+        made: dict[str, Columns] = {split: dict(columns) for split, columns in demo.generate().items()}
+        return task, made
+    if task.own is not None:
+        return read_own(task, task.own, splits)
+    if folder:
+        return task, read_splits(task, Path(folder).expanduser(), splits)
+    if task.hub is None:
+        raise LobertError(f"task {task.name} is not on the hub: set task.data_dir=FOLDER or {DATA_DIR_VARIABLE}")
+    return task, read_hub(task, task.hub, splits)
 
 
 def fingerprint_examples(dataset: Dataset) -> str:
@@ -46,20 +66,16 @@ def fingerprint_examples(dataset: Dataset) -> str:
     return fingerprint(dataset[:], length=16)
 
 
-def _features(task: Task, labelled: bool) -> Features:
-    columns = {name: Value("string") for name in TEXT_COLUMNS[: len(task.text)]}
-    label = {"label": Value("float32" if task.is_regression else "int64")} if labelled else {}
-    return Features({**columns, **label})
-
-
-def _from_rows(task: Task, splits: dict[str, dict[str, list[Any]]]) -> dict[str, Dataset]:
-    return {
-        split: Dataset.from_dict(columns, features=_features(task, task.is_labelled(split)))
-        for split, columns in splits.items()
+def to_dataset(task: Task, columns: Columns) -> Dataset:
+    """The columns with the types they have for every source."""
+    types: dict[str, Any] = {
+        "label": Value("float32" if task.is_regression else "int64"),
+        "options": ListFeature(Value("string"), length=len(task.labels)),
     }
+    return Dataset.from_dict(columns, features=Features({name: types.get(name, Value("string")) for name in columns}))
 
 
-def _subset(task: Task, train: Dataset) -> Dataset:
+def subset(task: Task, train: Dataset) -> Dataset:
     """The first `train_examples` of one fixed shuffle: larger subsets contain the smaller, whatever the seed."""
     if task.train_examples is None:
         return train
@@ -70,71 +86,3 @@ def _subset(task: Task, train: Dataset) -> Dataset:
         )
     chosen = np.random.default_rng(0).permutation(len(train))[: task.train_examples]
     return train.select(np.sort(chosen))
-
-
-@contextmanager
-def _hub_offline() -> Iterator[None]:
-    before = hub_constants.HF_HUB_OFFLINE
-    hub_constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub_constants.HF_HUB_OFFLINE = before
-
-
-def _reachable() -> bool:
-    if hub_constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(hub_constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, be it a refusal
-    except OSError:
-        return False
-    return True
-
-
-def _from_hub(task: Task) -> dict[str, Dataset]:
-    if task.hub is None:
-        raise LobertError(f"task {task.name} is not on the hub: set task.data_dir=FOLDER or {DATA_DIR_VARIABLE}")
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    is_folder = Path(task.hub.path).expanduser().is_dir()
-    # Without a network the hub's client retries for 20 seconds; offline it goes to its cache, or fails, at once.
-    with nullcontext() if is_folder or _reachable() else _hub_offline():
-        return {split: _hub_split(task, task.hub, split) for split in task.hub.splits}
-
-
-def _hub_split(task: Task, layout: HubLayout, split: str) -> Dataset:
-    try:
-        table = datasets.load_dataset(layout.path, layout.config, split=split)
-    except Exception as error:  # of whichever HTTP client, parser or cache this version of the hub's libraries has
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LobertError(
-            f"{task.name}: cannot load {layout.path} ({layout.config}), split {split}, from the hub ({reason}): "
-            f"set task.data_dir=FOLDER or {DATA_DIR_VARIABLE} to a folder with GLUE's files"
-        ) from None
-    labelled = task.is_labelled(split)
-    wanted = (*layout.text, *([layout.label] if labelled else []))
-    if missing := [name for name in wanted if name not in table.column_names]:
-        raise LobertError(
-            f"{layout.path}, split {split}: no column {', '.join(missing)}; found {', '.join(table.column_names)}"
-        )
-    columns = {name: table[column][:] for name, column in zip(TEXT_COLUMNS, layout.text, strict=False)}
-    if labelled:
-        columns["label"] = _class_ids(task, f"{layout.path}, split {split}", table[layout.label][:])
-    return _from_rows(task, {split: columns})[split]
-
-
-def _class_ids(task: Task, where: str, labels: Sequence[Any]) -> list[Any]:
-    """Labels of the hub as ids: most data sets carry ids, some the names."""
-    if task.is_regression:
-        return list(labels)
-    names = {name: i for i, name in enumerate(task.labels)}
-    ids = [names.get(label, -1) if isinstance(label, str) else label for label in labels]
-    for row, i in enumerate(ids):
-        if i not in range(len(task.labels)):
-            raise LobertError(
-                f"{where}, row {row}: label {labels[row]!r} is none of {', '.join(task.labels)} (ids from 0)"
-            )
-    return ids

@@ -1,67 +1,16 @@
-"""A task: its texts, labels and metrics, and where its files and columns are in the two public layouts."""
+"""A task: its texts, labels and metrics, and where its files and columns are in each layout."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-from lobert.data.metrics import check_metrics
+from lobert.data.layouts import HubLayout, LocalLayout, OwnFiles, names, read_layout
+from lobert.data.metrics import CORRELATIONS, check_metrics
 from lobert.errors import LobertError, suggest
 
 SOURCES = ("files", "demo")
-Layout = TypeVar("Layout", "HubLayout", "LocalLayout")
-
-
-def _tuple(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-@dataclass(frozen=True)
-class HubLayout:
-    """A data set of the Hugging Face hub, or a local folder that `datasets.load_dataset` reads."""
-
-    path: str
-    splits: tuple[str, ...]
-    text: tuple[str, ...]
-    label: str = "label"
-    config: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "splits", _tuple(self.splits))
-        object.__setattr__(self, "text", _tuple(self.text))
-
-
-@dataclass(frozen=True)
-class LocalLayout:
-    """A folder of tab-separated files, as GLUE is downloaded.
-
-    `values` are the strings that stand for the classes, in id order; `columns` names, by split, the columns of the
-    files that have no header; `skip_incomplete` leaves out rows with too few fields, as the hub's copy
-    of the data does.
-    """
-
-    folder: str
-    files: Mapping[str, str]
-    text: tuple[str, ...]
-    label: str
-    values: tuple[str, ...] = ()
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    skip_incomplete: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", _tuple(self.text))
-        object.__setattr__(self, "values", tuple(str(value) for value in self.values))
-        object.__setattr__(self, "columns", {split: _tuple(names) for split, names in self.columns.items()})
-
-
-def _layout(kind: type[Layout], node: Mapping[str, Any] | Layout | None, where: str) -> Layout | None:
-    if node is None or isinstance(node, kind):
-        return node
-    assert isinstance(node, Mapping)
-    known = {f.name for f in fields(kind)}
-    for key in node:
-        if key not in known:
-            raise LobertError(f"{where}.{key} is not a known key: {suggest(key, known)}")
-    return kind(**node)
+Kind = Literal["classification", "regression", "multiple_choice"]
 
 
 @dataclass(frozen=True)
@@ -70,15 +19,21 @@ class Task:
 
     Attributes:
         name: as GLUE writes it.
-        text: one or two names of text columns (of the hub layout, for people to read).
-        labels: class names in id order; empty for regression.
+        text: one or two names of text columns (of the hub layout, for people to read; those of the user's own files).
         metrics: keys of `lobert.data.metrics.METRICS`; the first is the main one.
-        eval: labelled dev splits, each with the suffix its metrics carry ("" for the first).
+        labels: class names in id order, or the names of the options of a multiple choice; empty for regression, and for
+            files of the user's own whose labels are to be taken from the data.
+        eval: labelled dev splits, each with the suffix its metrics carry. The main score is that of the split without a
+            suffix; where all have one, that of all splits together.
+        test: splits to predict for a submission, each with the name of its file (without ".tsv"). Loaded on demand.
+        score_range: least and largest score of a regression; None where there is no limit.
         max_length: tokens kept of a text or a pair.
         train_examples: use only so many training examples, the same for every seed; None for all.
         data_dir: folder with the task's own folder in it, or that folder; None for `LOBERT_DATA_DIR`, else the hub.
         source: `files` (local or hub) or `demo` (generated).
-        hub, local: the two layouts; None where the task has no such copy.
+        hub, local: the two public layouts; None where the task has no such copy.
+        own: files of the user's own, in place of both.
+        kind: what an answer is; None goes by the metrics: scores for correlations, else classes.
     """
 
     name: str
@@ -86,44 +41,88 @@ class Task:
     metrics: tuple[str, ...]
     labels: tuple[str, ...] = ()
     eval: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
+    test: Mapping[str, str] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
     max_length: int = 128
     train_examples: int | None = None
     data_dir: str | None = None
     source: str = "files"
     hub: HubLayout | None = None
     local: LocalLayout | None = None
+    own: OwnFiles | None = None
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "metrics", "labels"):
-            object.__setattr__(self, name, _tuple(getattr(self, name)))
-        object.__setattr__(self, "hub", _layout(HubLayout, self.hub, "task.hub"))
-        object.__setattr__(self, "local", _layout(LocalLayout, self.local, "task.local"))
+            object.__setattr__(self, name, names(getattr(self, name)))
+        object.__setattr__(self, "hub", read_layout(HubLayout, self.hub, "task.hub"))
+        object.__setattr__(self, "local", read_layout(LocalLayout, self.local, "task.local"))
+        object.__setattr__(self, "own", read_layout(OwnFiles, self.own, "task.own"))
+        check_metrics(self.metrics)
+        if self.kind is None:
+            scores = bool(self.metrics) and all(name in CORRELATIONS for name in self.metrics)
+            object.__setattr__(self, "kind", "regression" if scores else "classification")
         self._check()
 
     def _check(self) -> None:
-        check_metrics(self.metrics)
-        if self.source not in SOURCES:
-            raise LobertError(f"task.source={self.source} is not known: {suggest(self.source, SOURCES)}")
+        for key, value, choices in (("source", self.source, SOURCES), ("kind", self.kind, get_args(Kind))):
+            if value not in choices:
+                raise LobertError(f"task.{key}={value} is not known: {suggest(str(value), choices)}")
         for name, wrong, want in (
+            ("name", not re.fullmatch(r"[\w.-]*\w", self.name), "letters, digits, '.', '_' and '-'"),
             ("metrics", not self.metrics, "at least one metric"),
+            ("metrics", self._strange_metrics(), self._fitting_metrics()),
             ("text", len(self.text) not in (1, 2), "one or two columns"),
-            ("labels", len(self.labels) == 1, "two or more classes, or none for regression"),
+            ("labels", self.is_regression and self.labels, "no labels, as the metrics are those of scores"),
+            ("labels", len(self.labels) == 1 or self._lacks_labels(), "two or more classes, or none for regression"),
+            ("labels", len(set(self.labels)) < len(self.labels), "every class once"),
             ("eval", not self.eval, "at least one labelled split"),
-            ("max_length", self.max_length < 8, "8 or more tokens"),
-            ("train_examples", self.train_examples is not None and self.train_examples < 1, "1 or more, or null"),
+            ("eval", len(set(self.eval.values())) < len(self.eval), "a suffix of its own for each split"),
+            ("test", len(set(self.test.values())) < len(self.test), "a file of its own for each split"),
+            ("score_range", bool(self.score_range and not self.is_regression), "none where there are labels"),
+            ("max_length", type(self.max_length) is not int or self.max_length < 8, "8 or more tokens"),
+            ("train_examples", not _absent_or_positive(self.train_examples), "1 or more, or null"),
         ):
             if wrong:
                 raise LobertError(f"task {self.name}: {name}={getattr(self, name)!r} will not do, give {want}")
+        for layout in (self.hub, self.local, self.own):
+            if layout is not None and self.is_choice != (layout.options is not None):
+                raise LobertError(
+                    f"task {self.name}: a column of options is there for kind=multiple_choice, and only it"
+                )
+
+    def _lacks_labels(self) -> bool:
+        return not self.is_regression and not self.labels and self.own is None
+
+    def _strange_metrics(self) -> bool:
+        """Whether a metric cannot be computed of such answers."""
+        of_scores = any((name in CORRELATIONS) != self.is_regression for name in self.metrics)
+        return of_scores or ("f1" in self.metrics and (self.is_choice or len(self.labels) > 2))
+
+    def _fitting_metrics(self) -> str:
+        if self.is_regression:
+            return f"those of scores, {' and '.join(CORRELATIONS)}"
+        return "accuracy or matthews, or f1 where there are two classes; correlations are of scores, and stand alone"
 
     @property
     def is_regression(self) -> bool:
         """Whether the label is a score."""
-        return not self.labels
+        return self.kind == "regression"
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether each example brings its own options, of which one is right."""
+        return self.kind == "multiple_choice"
 
     @property
     def num_outputs(self) -> int:
-        """Width of the classifier: classes, or 1 for a score."""
+        """Numbers the model gives for an example: one for each class or option, or 1 for a score."""
         return len(self.labels) or 1
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """How a submission spells the classes, in id order: as the task's own files do."""
+        return self.local.values if self.local is not None and self.local.values else self.labels
 
     @property
     def main_metric(self) -> str:
@@ -140,6 +139,20 @@ class Task:
         """The labelled dev splits, the main one first."""
         return tuple(self.eval)
 
+    @property
+    def pools(self) -> bool:
+        """Whether the main score is that of all dev splits together."""
+        return "" not in self.eval.values()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All splits: train, dev, and those to predict."""
+        return tuple(dict.fromkeys(("train", *self.eval, *self.test)))
+
     def is_labelled(self, split: str) -> bool:
         """Whether the labels of a split may be used: GLUE hides those of its test splits, so nobody reads any."""
         return split == "train" or split in self.eval
+
+
+def _absent_or_positive(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 1)

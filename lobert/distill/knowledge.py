@@ -16,7 +16,10 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """`logits [B, C]` and `cls [B, L + 1, d]`, the first token after the embeddings and after every layer."""
+    """`logits [B, C]` and `cls [B, L + 1, d]`, the first token after the embeddings and after every layer.
+
+    In multiple choice with K options, `logits [B, K]` and `cls [B, K, L + 1, d]`.
+    """
 
     logits: Tensor
     cls: Tensor
@@ -33,10 +36,16 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
 
 
+def token_mask(batch: Batch) -> Tensor:
+    """Which tokens are real, `[sequences, T]`, as the layers of the encoder see them: options one after another."""
+    return batch["attention_mask"].flatten(0, -2).bool()
+
+
 def forward(model: nn.Module, batch: Batch) -> Outputs:
-    """Run a sequence classifier on a batch."""
+    """Run a classifier, or a chooser of options, on a batch."""
     result = model(**model_inputs(batch), output_hidden_states=True)
-    return Outputs(result.logits, torch.stack([hidden[:, 0] for hidden in result.hidden_states], dim=1))
+    cls = torch.stack([hidden[:, 0] for hidden in result.hidden_states], dim=1)  # [sequences, L + 1, d]
+    return Outputs(result.logits, cls.unflatten(0, batch["input_ids"].shape[:-1]))
 
 
 class LiveTeacher:
@@ -103,6 +112,6 @@ def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
 
 
-def knowledge_bytes(examples: int, layers: int, hidden: int, outputs: int) -> int:
-    """Size on disk of the knowledge of so many examples."""
-    return 2 * examples * (outputs + (layers + 1) * hidden)
+def knowledge_bytes(examples: int, layers: int, hidden: int, outputs: int, options: int = 1) -> int:
+    """Size on disk of the knowledge of so many examples, of so many sequences each."""
+    return 2 * examples * (outputs + options * (layers + 1) * hidden)

@@ -1,7 +1,7 @@
 """Distillation losses, as pure functions of tensors; every one is a mean over the batch.
 
-Shapes: B examples, C classes (or 1 score), L layers, d hidden size. `matching` pairs student layers with teacher
-layers.
+Shapes: B examples, C classes or options (or 1 score), L layers, d hidden size. `matching` pairs student layers with
+teacher layers.
 Sources: Hinton et al. 2015 (soft targets), Sun et al. 2019 (patient knowledge distillation, PKD).
 """
 
@@ -39,14 +39,14 @@ def score_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def patience_loss(student: Tensor, teacher: Tensor, matching: LayerMatching, normalize: bool) -> Tensor:
-    """Mean squared error between matched [CLS] vectors, student `[B, Ls + 1, d]` and teacher `[B, Lt + 1, d]`.
+    """Mean squared error between matched [CLS] vectors, student `[..., Ls + 1, d]` and teacher `[..., Lt + 1, d]`.
 
     With `normalize` each vector is first scaled to unit length (PKD, equation 7). Zero where no layers are matched.
     """
     if not matching:
         return student.new_zeros(())
     pairs = torch.tensor(matching, device=student.device)
-    mine, theirs = student[:, pairs[:, 0]], teacher[:, pairs[:, 1]]
+    mine, theirs = student[..., pairs[:, 0], :], teacher[..., pairs[:, 1], :]
     if normalize:
         mine, theirs = F.normalize(mine, dim=-1), F.normalize(theirs, dim=-1)
     return F.mse_loss(mine, theirs)

@@ -39,7 +39,8 @@ def compute_knowledge(work: Workspace, teacher: Path, folder: Path) -> None:
     splits = ("train", *work.job.task.eval_splits)
     sizes = {split: len(work.data.splits[split]) for split in splits}
     layers, hidden = len(encoder_layers(model)), model.config.hidden_size
-    size = knowledge_bytes(sum(sizes.values()), layers, hidden, work.job.task.num_outputs)
+    width = work.data.splits["train"].width
+    size = knowledge_bytes(sum(sizes.values()), layers, hidden, work.job.task.num_outputs, width)
     log.info(
         "knowledge: logits and [CLS] vectors of %d layers for %d examples, %s",
         layers,

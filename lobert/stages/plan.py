@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from lobert.compression.compress import CompressionReport, GroupReport, stack_weights
 from lobert.compression.plan import GroupPlan
 from lobert.compression.planfile import write_plan
-from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
 from lobert.results.table import render
@@ -49,7 +48,7 @@ def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     if job.init == "teacher" and (job.objective.name != "weights" or job.refit_head):
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")
     log.info("plan: of the pretrained encoder, as the teacher is not trained yet")
-    model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    model = work.classifier(job.seed)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model, {"start": work.encoder_key, "layers": job.layers}

@@ -25,7 +25,7 @@ from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
-from lobert.encoder import build_classifier, model_key
+from lobert.encoder import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
 from lobert.progress import track
@@ -106,10 +106,7 @@ def run_folder(work: Workspace, compressed: Compressed) -> Path:
 def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
     """The dense model a student starts from: the teacher or the pretrained encoder; all or its first layers."""
     job = work.job
-    if job.init == "teacher":
-        model = load(teacher)
-    else:
-        model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    model = load(teacher) if job.init == "teacher" else work.classifier(job.seed)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from lobert.artefacts import Recipe, make_folder
 from lobert.checkpoint import load
-from lobert.encoder import build_classifier, model_key
+from lobert.encoder import model_key
 from lobert.errors import LobertError
 from lobert.evaluation import Predictions, predict_dev
 from lobert.stages.workspace import Workspace, batches_for, finish_model
@@ -30,6 +30,7 @@ def teacher_recipe(work: Workspace) -> Recipe:
         **work.trained_with(job.teacher),
         "encoder": work.encoder_key,
         "labels": job.task.labels,
+        **({"kind": job.task.kind} if job.task.is_choice else {}),  # the labels tell the other kinds apart
         "seed": job.teacher_seed,
         "dropout": job.encoder.dropout,
     }
@@ -72,7 +73,7 @@ def train_teacher(work: Workspace, loggers: Sequence[Logger], folder: Path) -> N
     job = work.job
     log.info("teacher: fine-tuning %s on %s", job.encoder.name, job.task.name)
     pl.seed_everything(job.teacher_seed, verbose=False)
-    model = build_classifier(work.encoder, job.task.labels, job.teacher_seed, job.encoder.dropout)
+    model = work.classifier(job.teacher_seed)
     module = Teacher(model, job.task, job.teacher, job.teacher_seed)
     fit(module, batches_for(work, job.teacher, job.teacher_seed), job.machine, folder, loggers)
     if module.global_rank == 0:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
-from lobert.data import TextDataModule, load_examples, tokenize
-from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
+from lobert.data import TextDataModule, load_task, tokenize
+from lobert.encoder import build_classifier, load_tokenizer, model_key, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
@@ -45,6 +45,11 @@ class Workspace:
     def encoder_key(self) -> str:
         return model_key(self.encoder)
 
+    def classifier(self, seed: int) -> PreTrainedModel:
+        """The model of this task on the pretrained encoder, with a head drawn from `seed`."""
+        task, dropout = self.job.task, self.job.encoder.dropout
+        return build_classifier(self.encoder, task.labels, seed, dropout, task.is_choice)
+
     def trained_with(self, training: Training) -> Recipe:
         """What any training depends on beside its start."""
         precision = self.job.machine.resolved_precision
@@ -61,7 +66,9 @@ def prepare(job: Job) -> Workspace:
     folder = job.encoder.folder(job.store)
     check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
-    examples = load_examples(job.task)
+    check_length(job, folder)
+    task, examples = load_task(job.task)
+    job = replace(job, task=task)  # with the labels of the data
     splits = tokenize(examples, tokenizer, job.task.max_length, job.store, job.task.name, tokenizer_key(folder))
     pad = tokenizer.pad_token_id
     if pad is None:
@@ -86,6 +93,16 @@ def check_plan(job: Job, encoder: Path) -> None:
         keep_first_layers(model, job.layers)
     plans = planned(job, model)
     chosen_order(job.order, job.objective, model, plans)
+
+
+def check_length(job: Job, encoder: Path) -> None:
+    """Refuse more tokens than the encoder has positions for."""
+    most = getattr(skeleton(encoder).config, "max_position_embeddings", None)
+    if most is not None and 0 < most < job.task.max_length:
+        raise LobertError(
+            f"task.max_length={job.task.max_length} is more than the {most} tokens that encoder {job.encoder.name} "
+            f"can read: type task.max_length={most} or less"
+        )
 
 
 def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
