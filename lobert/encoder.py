@@ -3,7 +3,8 @@
 import importlib.util
 import logging
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from transformers import (
 )
 
 from lobert.artefacts import Store, hash_files
-from lobert.errors import LobertError, first_line
+from lobert.errors import LobertError
 
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+VOCABULARY_FILES = ("tokenizer.json", "vocab*", "*.model")
+LONGEST_REASON = 200  # characters of what a library says
 MODEL_FILES = ("config.json", "*.safetensors", *TOKENIZER_FILES)
 
 
@@ -121,20 +124,31 @@ def tiny_vocabulary() -> list[str]:
 
 def skeleton(folder: Path) -> PreTrainedModel:
     """A classifier on the encoder in `folder`, with shapes alone: no weights are read, no memory is taken."""
-    try:
+    with reading("encoder", folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(config)
-    except (OSError, ValueError) as error:
-        raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in an encoder's folder."""
-    try:
+    # Without its files transformers makes one up that knows the special tokens alone.
+    if not any(path.is_file() for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+        raise LobertError(f"there is no tokenizer in '{folder}': copy its files there ({', '.join(VOCABULARY_FILES)})")
+    with reading("tokenizer", folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise LobertError(f"the tokenizer in '{folder}' cannot be read: {first_line(error)}") from None
+
+
+@contextmanager
+def reading(what: str, folder: Path) -> Iterator[None]:
+    """One sentence in place of what the libraries say of a damaged folder."""
+    try:
+        yield
+    except Exception as error:  # of whichever part of the libraries meets the damage first
+        log.debug("%s: %s", folder, error)
+        said = " ".join(str(error).split())[:LONGEST_REASON]
+        reason = f"{type(error).__name__} {said}" if isinstance(error, LookupError) else said or type(error).__name__
+        raise LobertError(f"the {what} in '{folder}' cannot be read: {reason}") from None
 
 
 def tokenizer_key(folder: Path) -> str:
@@ -165,12 +179,31 @@ def build_classifier(
             "classifier_dropout": dropout,
         }
     torch.manual_seed(seed)
-    try:
+    with reading("encoder", folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
         if not chooses:
             config.problem_type = "single_label_classification" if labels else "regression"
-        return (AutoModelForMultipleChoice if chooses else AutoModelForSequenceClassification).from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        model, loaded = (AutoModelForMultipleChoice if chooses else AutoModelForSequenceClassification).from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # of the head of another task, which is drawn anew
         )
-    except (OSError, ValueError) as error:
-        raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
+    check_loaded(model, loaded, folder)
+    return model
+
+
+def check_loaded(model: PreTrainedModel, loaded: Mapping[str, Any], folder: Path) -> None:
+    """Refuse an encoder that is only in part that of the folder: the rest would be random."""
+    inside = f"{model.base_model_prefix}."
+    for name, found, wanted in sorted(loaded["mismatched_keys"]):
+        if name.startswith(inside):
+            raise LobertError(
+                f"the encoder in '{folder}' has '{name}' as {list(found)}, and its config.json as {list(wanted)}"
+            )
+    for name in sorted(loaded["missing_keys"]):
+        if name.startswith(inside) and not name.startswith(f"{inside}pooler."):  # some encoders come without a pooler
+            raise LobertError(f"the encoder in '{folder}' lacks the weights '{name}': its file is not whole")

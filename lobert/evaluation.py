@@ -14,21 +14,25 @@ from lobert.progress import track
 Predictions = Mapping[str, np.ndarray]  # logits [n, C] of each split
 
 
-def score(task: Task, predictions: Predictions, labels: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The task's metrics on each dev split, and first on all together where the task has no main one.
+def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics, from logits `[n, C]` (classes, options) or scores `[n, 1]`; names carry the split's suffix."""
+    metrics = compute_metrics(task.metrics, answers(task, logits), labels)
+    return {name + task.eval[split]: value for name, value in metrics.items()}
 
-    From logits `[n, C]` (classes or options) or `[n, 1]` (scores) and labels `[n]`; names carry the split's suffix.
-    """
-    answers = {
-        split: logits[:, 0] if task.is_regression else logits.argmax(-1) for split, logits in predictions.items()
-    }
+
+def answers(task: Task, logits: np.ndarray) -> np.ndarray:
+    """What logits `[n, C]` or `[n, 1]` answer: class ids or scores, `[n]`."""
+    return logits[:, 0] if task.is_regression else logits.argmax(-1)
+
+
+def score_all(task: Task, predictions: Predictions, labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of every dev split; and before them of all together, where no split is the main one."""
     metrics: dict[str, float] = {}
     if task.pools:
-        everything = [np.concatenate([part[split] for split in predictions]) for part in (answers, labels)]
-        metrics |= compute_metrics(task.metrics, *everything)
-    for split, answer in answers.items():
-        found = compute_metrics(task.metrics, answer, labels[split])
-        metrics |= {name + task.eval[split]: value for name, value in found.items()}
+        logits, truth = (np.concatenate([part[split] for split in task.eval_splits]) for part in (predictions, labels))
+        metrics |= compute_metrics(task.metrics, answers(task, logits), truth)
+    for split, values in predictions.items():
+        metrics |= score(task, split, values, labels[split])
     return metrics
 
 
@@ -75,7 +79,7 @@ def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> 
     """Metrics of predictions on every labelled dev split."""
     labels = {split: data.splits[split].labels for split in predictions}
     assert all(values is not None for values in labels.values()), "dev splits are labelled"
-    return score(task, predictions, labels)  # type: ignore[arg-type]
+    return score_all(task, predictions, labels)  # type: ignore[arg-type]
 
 
 def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lobert.data import Task
 from lobert.distill.knowledge import Batch, model_inputs
 from lobert.errors import LobertError
-from lobert.evaluation import score
+from lobert.evaluation import score_all
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class FineTuner(pl.LightningModule):
             index, logits, labels = (np.concatenate(parts) for parts in zip(*self._gather(outputs), strict=True))
             order = np.argsort(index)
             predictions[split], answers[split] = logits[order], labels[order]
-        metrics = score(self.task, predictions, answers)
+        metrics = score_all(self.task, predictions, answers)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=self._processes > 1)
 
     def _gather(self, outputs: list[Any]) -> list[Any]:

@@ -70,6 +70,8 @@ def test_hub_and_local_give_the_same_examples(name: str, form: int, tmp_path: Pa
         assert ("label" in local[split].column_names) == task.is_labelled(split)
         if task.is_labelled(split):
             assert local[split]["label"][:] == pytest.approx([row.label for row in rows])
+        named = not task.is_labelled(split) and task.local is not None and task.local.index is not None
+        assert local[split].to_dict().get("id") == ([str(row.row) for row in rows] if named else None)
         if task.is_choice:
             assert local[split]["options"][:] == [row.options for row in rows]
 
@@ -163,6 +165,15 @@ def test_broken_rows_of_qqp_are_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     assert "left out 1" in caplog.text
 
 
+def test_a_broken_test_row_of_qqp_is_an_error(tmp_path: Path) -> None:
+    """A submission needs every row."""
+    task = read_task("QQP", data_dir=str(tmp_path))
+    write_local(task, tmp_path)
+    edit(lambda text: text + "7\tonly two\n")(tmp_path / "QQP" / "test.tsv")
+    with pytest.raises(LobertError, match=r"test\.tsv, line \d+: 2 fields"):
+        load_examples(task, ["test"])
+
+
 def test_missing_folder_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(LobertError, match=r"MNLI/dev_matched\.tsv"):
         load_examples(read_task("MNLI", data_dir=str(tmp_path / "nowhere")))
@@ -236,6 +247,9 @@ def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
         ({"labels": [False, True]}, "in quotes"),
         ({"labels": []}, "two or more classes"),
         ({"eval": {"validation": "", "test": ""}}, "a suffix of its own"),
+        ({"test": {"a": "RTE", "b": "RTE"}}, "a file of its own"),
+        ({"score_range": [0, 5]}, "for a regression only"),
+        ({"labels": [], "metrics": ["pearson"], "score_range": [5, 0]}, "least and largest"),
         ({"name": "a/b"}, "letters, digits"),
     ],
 )
@@ -275,7 +289,8 @@ def test_tokens_equal_the_tokenizer_row_by_row(
             assert found["index"] == i
             assert tokens.lengths()[i] == max(map(len, sequences[0]))
             assert found.get("label") == row.get("label")
-        assert (tokens.ids is None) == ("id" not in data.column_names)
+        ids = None if tokens.ids is None else tokens.ids.tolist()
+        assert ids == (data["id"][:] if "id" in data.column_names else None)
 
 
 def texts_of(row: dict[str, Any]) -> list[list[str]]:

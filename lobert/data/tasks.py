@@ -55,6 +55,8 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("text", "metrics", "labels"):
             object.__setattr__(self, name, names(getattr(self, name)))
+        if self.score_range is not None:
+            object.__setattr__(self, "score_range", tuple(self.score_range))
         object.__setattr__(self, "hub", read_layout(HubLayout, self.hub, "task.hub"))
         object.__setattr__(self, "local", read_layout(LocalLayout, self.local, "task.local"))
         object.__setattr__(self, "own", read_layout(OwnFiles, self.own, "task.own"))
@@ -79,7 +81,7 @@ class Task:
             ("eval", not self.eval, "at least one labelled split"),
             ("eval", len(set(self.eval.values())) < len(self.eval), "a suffix of its own for each split"),
             ("test", len(set(self.test.values())) < len(self.test), "a file of its own for each split"),
-            ("score_range", bool(self.score_range and not self.is_regression), "none where there are labels"),
+            ("score_range", not self._range_fits(), "least and largest score, for a regression only, or null"),
             ("max_length", type(self.max_length) is not int or self.max_length < 8, "8 or more tokens"),
             ("train_examples", not _absent_or_positive(self.train_examples), "1 or more, or null"),
         ):
@@ -90,6 +92,11 @@ class Task:
                 raise LobertError(
                     f"task {self.name}: a column of options is there for kind=multiple_choice, and only it"
                 )
+
+    def _range_fits(self) -> bool:
+        """Whether the score range is none, or two numbers in order, of a regression."""
+        limits = self.score_range
+        return limits is None or (self.is_regression and len(limits) == 2 and limits[0] < limits[1])
 
     def _lacks_labels(self) -> bool:
         return not self.is_regression and not self.labels and self.own is None
@@ -122,7 +129,8 @@ class Task:
     @property
     def answers(self) -> tuple[str, ...]:
         """How a submission spells the classes, in id order: as the task's own files do."""
-        return self.local.values if self.local is not None and self.local.values else self.labels
+        layout = self.own or self.local
+        return layout.values if layout is not None and layout.values else self.labels
 
     @property
     def main_metric(self) -> str:

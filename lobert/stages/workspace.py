@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
-from lobert.data import TextDataModule, load_task, tokenize
+from lobert.data import TextDataModule, load_examples, load_task, tokenize
 from lobert.encoder import build_classifier, load_tokenizer, model_key, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
@@ -61,15 +62,18 @@ class Workspace:
         }
 
 
-def prepare(job: Job) -> Workspace:
-    """Find the encoder, load and tokenize the task."""
+def prepare(job: Job, more: Sequence[str] = ()) -> Workspace:
+    """Find the encoder, load and tokenize the task: train, dev, and the splits named in `more`."""
     folder = job.encoder.folder(job.store)
     check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
-    check_length(job, folder)
+    check_reach(job, skeleton(folder).config, tokenizer)
     task, examples = load_task(job.task)
     job = replace(job, task=task)  # with the labels of the data
-    splits = tokenize(examples, tokenizer, job.task.max_length, job.store, job.task.name, tokenizer_key(folder))
+    key = tokenizer_key(folder)
+    splits = tokenize(examples, tokenizer, task.max_length, job.store, task.name, key)
+    if more:
+        splits |= tokenize(load_examples(task, more), tokenizer, task.max_length, job.store, task.name, key)
     pad = tokenizer.pad_token_id
     if pad is None:
         raise LobertError(f"the tokenizer of encoder {job.encoder.name} has no padding token: it cannot make batches")
@@ -95,9 +99,14 @@ def check_plan(job: Job, encoder: Path) -> None:
     chosen_order(job.order, job.objective, model, plans)
 
 
-def check_length(job: Job, encoder: Path) -> None:
-    """Refuse more tokens than the encoder has positions for."""
-    most = getattr(skeleton(encoder).config, "max_position_embeddings", None)
+def check_reach(job: Job, config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse more tokens than the encoder has positions for, and tokens that it does not know."""
+    if len(tokenizer) > config.vocab_size:
+        raise LobertError(
+            f"the tokenizer of encoder {job.encoder.name} makes {len(tokenizer)} different tokens, and the model knows "
+            f"{config.vocab_size}: they do not belong together"
+        )
+    most = getattr(config, "max_position_embeddings", None)
     if most is not None and 0 < most < job.task.max_length:
         raise LobertError(
             f"task.max_length={job.task.max_length} is more than the {most} tokens that encoder {job.encoder.name} "
