@@ -27,6 +27,7 @@ from lobert.artefacts import Store
 from lobert.compression.plan import make_plan
 from lobert.compression.planfile import read_plan, write_plan
 from lobert.data import load_examples, tokenize
+from lobert.data.tokens import shorten
 from lobert.encoder import EncoderSource, build_classifier, load_tokenizer, skeleton, tiny_vocabulary
 from lobert.errors import LobertError
 from lobert.pipeline import run
@@ -406,3 +407,14 @@ def test_odd_texts_become_tokens(encoder: Path, tmp_path: Path) -> None:
     assert split.lengths().max() <= 32
     assert split.input_ids.max() < len(tiny_vocabulary())
     assert split.lengths().min() >= 3  # the special tokens of a pair
+
+
+@pytest.mark.parametrize(
+    "text", ["ab cde " * 20_000, "x" * 100_000, "x" * 5_000 + " y" * 50_000, " " * 99_999, "雪 " * 50_000]
+)
+def test_a_long_text_is_cut_where_the_tokenizer_cuts_it(text: str, encoder: Path) -> None:
+    tokenizer = load_tokenizer(encoder)
+    whole = tokenizer(text, truncation=True, max_length=32)["input_ids"]
+    short = shorten(text, tokenizer, 32)
+    assert len(short) < len(text) or not text.strip() or " " not in text
+    assert tokenizer(short, truncation=True, max_length=32)["input_ids"] == whole

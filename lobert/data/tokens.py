@@ -17,6 +17,7 @@ from lobert.artefacts import Store, fingerprint
 from lobert.data.sources import fingerprint_examples
 
 CHUNK = 1000  # rows given to the tokenizer at once
+LONG = 50  # characters for each token that can be kept, beyond which a text is shortened first
 BAR_FROM = 20_000  # rows; fewer take a second or two
 FIELDS = ("input_ids", "token_type_ids", "offsets", "labels", "ids")
 
@@ -139,12 +140,25 @@ def _chunks(data: Dataset) -> Iterator[dict[str, list[Any]]]:
         yield data[start : start + CHUNK]
 
 
+def shorten(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    """The start of a very long text, twice as many tokens as can be kept.
+
+    Where both texts of a pair are cut, the tokenizers library makes all pairs of their remaining pieces, too, whose
+    number grows with the product of the lengths: two texts of 100,000 characters took all memory.
+    """
+    if len(text) <= LONG * max_length or not tokenizer.is_fast:
+        return text
+    settings = {"truncation": True, "add_special_tokens": False, "return_offsets_mapping": True}
+    spans = tokenizer(text, max_length=2 * max_length, **settings)["offset_mapping"]
+    return text[: spans[-1][1]] if spans else text
+
+
 def _arrays(data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, advance: Any) -> dict[str, np.ndarray]:
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[int] = []
     for chunk in _chunks(data):
-        texts = sequence_texts(chunk)
+        texts = [[shorten(text, tokenizer, max_length) for text in column] for column in sequence_texts(chunk)]
         encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length, return_attention_mask=False)
         lengths += map(len, encoded["input_ids"])
         ids.append(np.concatenate(encoded["input_ids"]).astype(np.int32))
