@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 
 from lobert.data import Task
 
@@ -169,3 +170,29 @@ def hub_row(task: Task, split: str, one: Example) -> dict[str, Any]:
     options = {layout.options: one.options} if layout.options else {}
     named = {"example_id": one.text_id} if task.is_choice else {"idx": one.row}
     return {**dict(zip(layout.text, one.texts, strict=True)), **options, layout.label: label, **named}
+
+
+# ---- files of the user's own ----
+
+
+def quoted(value: Any) -> str:
+    return '"' + str(value).replace('"', '""') + '"'
+
+
+def write_own(path: Path, rows: list[dict[str, Any]]) -> str:
+    """The rows in the format that the ending names; a folder saved by `datasets` where there is none."""
+    names = list(rows[0])
+    match path.suffix:
+        case ".csv":
+            lines = [",".join(map(quoted, line)) for line in (names, *(row.values() for row in rows))]
+            path.write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n").encode())
+        case ".tsv":
+            lines = ["\t".join(map(str, line)) for line in (names, *(row.values() for row in rows))]
+            path.write_text("\n".join(lines) + "\n")
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".parquet":
+            Dataset.from_list(rows).to_parquet(path)
+        case _:
+            Dataset.from_list(rows).save_to_disk(path)
+    return str(path)

@@ -1,6 +1,5 @@
 """Laws of data of the user's own: every format tells the same examples; labels, dev split and metric as asked for."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from layouts import read_task
+from layouts import read_task, write_own
 
 from lobert.data import Task, load_examples
 from lobert.data.sources import load_task
@@ -25,29 +24,6 @@ ROWS = [
 LABELS = [0, 1, 1, 0, 0, 0]
 
 
-def quoted(value: Any) -> str:
-    return '"' + str(value).replace('"', '""') + '"'
-
-
-def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> str:
-    """The rows in the format that the ending names; a folder saved by `datasets` where there is none."""
-    names = list(rows[0])
-    match path.suffix:
-        case ".csv":
-            lines = [",".join(map(quoted, line)) for line in (names, *(row.values() for row in rows))]
-            path.write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n").encode())
-        case ".tsv":
-            lines = ["\t".join(map(str, line)) for line in (names, *(row.values() for row in rows))]
-            path.write_text("\n".join(lines) + "\n")
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case ".parquet":
-            Dataset.from_list(rows).to_parquet(path)
-        case _:
-            Dataset.from_list(rows).save_to_disk(path)
-    return str(path)
-
-
 def own_task(text: tuple[str, ...] = ("question", "answer"), **changes: Any) -> Task:
     """task=custom with the column names of ROWS; `own` may be given by key."""
     own = {"label": "same", **changes.pop("own", {})}
@@ -57,7 +33,7 @@ def own_task(text: tuple[str, ...] = ("question", "answer"), **changes: Any) -> 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet", "saved"])
 def test_every_format_tells_the_same_examples(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    path = write(tmp_path / name)
+    path = write_own(tmp_path / name, ROWS)
     task, found = load_task(own_task(own={"train": path, "dev": path}))
     assert found["train"]["text_a"][:] == [row["question"] for row in ROWS]
     assert found["validation"]["text_b"][:] == [row["answer"] for row in ROWS]
@@ -68,7 +44,7 @@ def test_every_format_tells_the_same_examples(name: str, tmp_path: Path, caplog:
 
 def test_a_quoted_field_of_a_csv_file_may_hold_lines(tmp_path: Path) -> None:
     rows = [{"text": f'two\nlines, {i} "quoted"\tand a tab', "label": i % 2} for i in range(3)]
-    path = write(tmp_path / "a.csv", rows)
+    path = write_own(tmp_path / "a.csv", rows)
     found = load_examples(read_task("custom", own={"train": path, "dev": path}))
     assert found["train"]["text_a"][:] == [row["text"] for row in rows]
 
@@ -85,13 +61,13 @@ def test_a_quoted_field_of_a_csv_file_may_hold_lines(tmp_path: Path) -> None:
 def test_labels_of_the_data_are_sorted(
     values: list[Any], labels: tuple[str, ...], ids: list[int], tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": "x", "label": value} for value in values])
+    path = write_own(tmp_path / "a.jsonl", [{"text": "x", "label": value} for value in values])
     task, found = load_task(read_task("custom", own={"train": path, "dev": path}))
     assert (task.labels, found["train"]["label"][:]) == (labels, ids)
 
 
 def test_labels_have_the_order_and_the_names_of_the_config(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv")
+    path = write_own(tmp_path / "a.csv", ROWS)
     own = {"train": path, "dev": path}
     assert load_examples(own_task(labels=["yes", "no"], own=own))["train"]["label"][:] == [1 - i for i in LABELS]
     named = own_task(labels=["different", "alike"], own={**own, "values": ["no", "yes"]})
@@ -114,7 +90,7 @@ def test_a_saved_data_set_keeps_its_class_names_and_splits(tmp_path: Path) -> No
 def test_dev_is_carved_out_by_a_fixed_seed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     rows = [{"text": f"text {i}", "label": i % 3} for i in range(50)]
-    task = read_task("custom", own={"train": write(tmp_path / "a.csv", rows), "dev_share": 0.2})
+    task = read_task("custom", own={"train": write_own(tmp_path / "a.csv", rows), "dev_share": 0.2})
     first, again = load_examples(task), load_examples(task)
     train, dev = (first[split]["text_a"][:] for split in ("train", "validation"))
     assert len(dev) == 10
@@ -127,7 +103,7 @@ def test_dev_is_carved_out_by_a_fixed_seed(tmp_path: Path, caplog: pytest.LogCap
 
 def test_scores_and_ids(tmp_path: Path) -> None:
     rows = [{"text": "x", "stars": f"{i}.50", "key": f"k{i}"} for i in range(4)]
-    path = write(tmp_path / "a.tsv", rows)
+    path = write_own(tmp_path / "a.tsv", rows)
     task = read_task("custom", metrics=["spearman"], own={"train": path, "dev": path, "test": path, "label": "stars"})
     assert task.is_regression
     assert load_examples(task)["train"]["label"][:] == [0.5, 1.5, 2.5, 3.5]
@@ -140,7 +116,7 @@ def test_a_multiple_choice_of_ones_own(tmp_path: Path) -> None:
         {"text": "x", "choices": ["p", "q", "r"], "right": "B"},
         {"text": "y", "choices": ["s", "t", "u"], "right": "C"},
     ]
-    path = write(tmp_path / "a.jsonl", rows)
+    path = write_own(tmp_path / "a.jsonl", rows)
     own = {"train": path, "dev": path, "label": "right", "options": "choices"}
     found = load_examples(read_task("custom", kind="multiple_choice", labels=["A", "B", "C"], own=own))["train"]
     assert found[:] == {"text_a": ["x", "y"], "options": [row["choices"] for row in rows], "label": [1, 2]}
@@ -148,7 +124,7 @@ def test_a_multiple_choice_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_label_are_left_out_where_asked(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("a", "?", "b", "a")])
+    path = write_own(tmp_path / "a.csv", [{"text": "x", "label": label} for label in ("a", "?", "b", "a")])
     own = {"train": path, "dev": path, "no_label": "?"}
     assert load_examples(read_task("custom", own=own))["train"]["label"][:] == [0, 1, 0]
     three = load_task(read_task("custom", own={**own, "no_label": None}))[0]

@@ -1,0 +1,118 @@
+"""Every task in each of its layouts, on small generated data: read, one epoch of a tiny encoder, scored.
+
+    python benchmarks/all_tasks.py [--rows 96] [--stage teacher] [--task RACE SNLI]
+
+The data are written as GLUE, SNLI and RACE are distributed, and as a stand-in for the hub; `custom` in each of its
+formats. Each text holds a word of its label, so a task whose texts and labels are read together can be learned. A wrong
+column, or labels out of place, would stay at chance.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import torch
+from common import header, header_line, say, table
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))  # the tests write the same layouts
+
+from layouts import PUBLIC, TASKS, examples, read_task, write_hub, write_local, write_own  # noqa: E402
+
+from lobert.errors import LobertError  # noqa: E402
+from lobert.job import read_job  # noqa: E402
+from lobert.paths import conf_dir  # noqa: E402
+from lobert.pipeline import run  # noqa: E402
+from lobert.stages.teacher import teacher_folder  # noqa: E402
+from lobert.stages.workspace import prepare, read_facts  # noqa: E402
+
+FORMATS = ("a.csv", "a.tsv", "a.jsonl", "a.parquet", "saved")
+TITLES = ("task", "layout", "train", "dev", "chance", "metrics")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task in one layout: the settings that name it, and the score of guessing."""
+
+    task: str
+    layout: str
+    settings: list[str]
+    chance: str
+
+
+def cases(chosen: argparse.Namespace, root: Path) -> Iterator[Case]:
+    """Every layout of the chosen tasks, written under `root`."""
+    for name in chosen.task:
+        task = read_task(name)
+        chance = "0.0" if task.main_metric != "accuracy" else f"{100 / max(2, len(task.labels)):.1f}"
+        if name == "custom":
+            yield from own_cases(chosen, root, chance)
+        elif name == "demo":
+            yield Case(name, "generated", [f"task.train_examples={chosen.rows}"], chance)
+        else:
+            for form in range(2 if name == "SNLI" else 1):
+                folder = write_local(task, root / f"local{form}", chosen.rows, form)
+                yield Case(name, ("local", "local, .txt")[form], [f"task.data_dir='{folder}'"], chance)
+            yield Case(name, "hub", [f"task.hub.path='{write_hub(task, root / 'hub' / name, chosen.rows)}'"], chance)
+
+
+def own_cases(chosen: argparse.Namespace, root: Path, chance: str) -> Iterator[Case]:
+    """Data of one's own in each format: the pairs of MRPC; dev is carved out."""
+    rows = [
+        {"first": one.texts[0], "second": one.texts[1], "label": "same" if one.label else "different"}
+        for one in examples(read_task("MRPC"), "train", chosen.rows)
+    ]
+    (root / "own").mkdir()
+    for name in FORMATS:
+        path = write_own(root / "own" / name, rows)
+        yield Case("custom", name, [f"task.own.train='{path}'", "task.text=[first,second]"], chance)
+
+
+def cells(case: Case, chosen: argparse.Namespace, outputs: Path) -> list[str]:
+    """One line of the table: run the case, and read what came of it."""
+    settings = [f"task={case.task}", "encoder=tiny", "trainer=cpu", f"stage={chosen.stage}", *case.settings]
+    settings += [f"output_dir='{outputs / f'{case.task}-{case.layout}'}'", "teacher.batch_size=8", *chosen.set]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("config", settings)
+    run(cfg)
+    work = prepare(read_job(cfg))
+    metrics = read_facts(teacher_folder(work))["metrics"]
+    sizes = {split: str(len(tokens)) for split, tokens in work.data.splits.items()}
+    dev = " + ".join(sizes[split] for split in work.data.eval_splits)
+    told = ", ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
+    return [case.task, case.layout, sizes["train"], dev, case.chance, told]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Every task in each of its layouts, on generated data.")
+    parser.add_argument("--task", nargs="+", default=[*PUBLIC, "custom", "demo"], choices=TASKS, metavar="TASK")
+    parser.add_argument("--rows", type=int, default=96, help="of every split; of RACE twice as many")
+    parser.add_argument("--stage", default="teacher", help="how far each run goes: teacher, or evaluate for all of it")
+    parser.add_argument("--set", nargs="+", default=[], help="more settings, as for train.py")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    os.environ.pop("LOBERT_DATA_DIR", None)
+    logging.disable(logging.INFO)
+    print(header_line(header(torch.device("cpu"))))
+    with tempfile.TemporaryDirectory() as folder:
+        lines = []
+        for case in cases(chosen, Path(folder)):
+            lines.append(cells(case, chosen, Path(folder) / "outputs"))
+            say("  ".join(lines[-1]))
+    print(table(TITLES, lines))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LobertError as error:
+        sys.exit(f"error: {error}")
