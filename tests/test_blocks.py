@@ -241,7 +241,11 @@ def test_a_role_may_be_a_block_of_a_fused_module(monkeypatch: pytest.MonkeyPatch
     assert len(roles.encoder_linears(tiny_bert())) == 4 * 3 + 1  # each module once
     for name in ("falcon_4d", "tucker_layer", "svd"):
         model = tiny_bert()
-        compress_model(model, make_plan(model, point(name, rank="full")))
+        plans = make_plan(model, point(name, rank="full"))
+        assert plans[0].name == {"falcon_4d": "query_key_value", "tucker_layer": "query_key_value_0"}.get(
+            name, "query_0"
+        )
+        compress_model(model, plans)
         torch.testing.assert_close(logits_of(model), logits_of(tiny_bert()), **EXACT)
         layer = model.get_submodule(FFN[0])
         assert [type(block) for block in layer.blocks] == [FactoredLinear] * 3 + [nn.Linear]  # type: ignore[union-attr]
