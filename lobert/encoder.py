@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     BertTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -38,7 +39,7 @@ class EncoderSource:
     Attributes:
         path: a local folder, or a name on the Hugging Face hub.
         package: "module/folder": a folder inside an installed Python package.
-        config: sizes of a randomly initialised BERT, for tests.
+        config: sizes of a randomly initialised encoder, for tests; `model_type` says of which kind, BERT by default.
         dropout: in place of the encoder's own dropout; None leaves it.
     """
 
@@ -97,16 +98,25 @@ def package_folder(package: str) -> Path:
 
 
 def random_encoder(config: dict[str, Any], name: str, store: Store) -> Path:
-    """A randomly initialised BERT with a small word-and-letter vocabulary; the same for every seed of a run."""
+    """A randomly initialised encoder with a small word-and-letter vocabulary; the same for every seed of a run."""
     vocabulary = tiny_vocabulary()
 
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            BertModel(BertConfig(**config, vocab_size=len(vocabulary))).save_pretrained(folder)
+            AutoModel.from_config(random_config(config, len(vocabulary))).save_pretrained(folder)
         BertTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}).save_pretrained(folder)
 
     return store.make("encoder", name, {"config": config, "vocabulary": vocabulary}, build)
+
+
+def random_config(config: Mapping[str, Any], vocabulary: int) -> PretrainedConfig:
+    """The configuration with these sizes, for a vocabulary whose first token is the padding."""
+    sizes = {"model_type": "bert", "vocab_size": vocabulary, "pad_token_id": 0, **config}
+    try:
+        return AutoConfig.for_model(**sizes)
+    except Exception as error:  # each kind checks its sizes in its own way
+        raise LobertError(f"encoder.config is no configuration of a model: {first_line(error)}") from None
 
 
 def tiny_vocabulary() -> list[str]:
@@ -154,18 +164,29 @@ def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: fl
     settings: dict[str, Any] = {"num_labels": len(labels) or 1}
     if labels:
         settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if dropout is not None:
-        settings |= {
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": dropout,
-            "classifier_dropout": dropout,
-        }
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
         config.problem_type = "single_label_classification" if labels else "regression"
+        if dropout is not None:
+            set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
         raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
+
+
+def set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Give every dropout of a configuration this rate, however the architecture calls it."""
+    for name, value in config.to_dict().items():
+        if "dropout" in name and (value is None or isinstance(value, int | float)):
+            setattr(config, name, rate)
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """How long a text can be: the learned positions, less those that padding takes; None for relative positions."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -190,7 +190,7 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
     device = work.job.machine.device
     model.to(device).eval()
     examples = some_examples(work.data, "train", work.job.calibration_examples)
-    batches = ({name: tensor.to(device) for name, tensor in model_inputs(batch).items()} for batch in examples)
+    batches = ({name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()} for batch in examples)
     logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
     model.cpu()
     return logits

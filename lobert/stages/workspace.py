@@ -16,7 +16,7 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
 from lobert.data import TextDataModule, load_examples, tokenize
-from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
+from lobert.encoder import load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
@@ -84,8 +84,19 @@ def check_plan(job: Job, encoder: Path) -> None:
     model = skeleton(encoder)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
+    check_length(job, model)
     plans = planned(job, model)
     chosen_order(job.order, job.objective, model, plans)
+
+
+def check_length(job: Job, model: PreTrainedModel) -> None:
+    """Refuse texts that are longer than the encoder has positions for."""
+    most = most_tokens(model)
+    if most is not None and job.task.max_length > most:
+        raise LobertError(
+            f"task.max_length={job.task.max_length} is more than encoder {job.encoder.name} has positions for: "
+            f"type task.max_length={most} or less"
+        )
 
 
 def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
