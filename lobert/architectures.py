@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module paths below the base model; that of a role may address a block: "attn.Wqkv[rows 1/3]", the query of three.
+    """Module paths below the base model; a role may be a block of a module, as the query in "attn.Wqkv[rows 1/3]".
 
     `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them,
     `tables` the embeddings. `heads` are linears of the classifier: their paths start at the whole model.

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lobert.blocklinear import BlockLinear
 from lobert.compression.compress import BANK, install_skeleton
 from lobert.compression.plan import GroupPlan
 from lobert.errors import LobertError
@@ -116,18 +117,23 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     model = copy.deepcopy(model)
     if not hasattr(model, BANK):
         return model
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, FactoredLinear):
-            replace_module(model, path, dense_linear(layer))
-        elif isinstance(layer, FactoredEmbedding):
-            replace_module(model, path, dense_embedding(layer, getattr(model.config, "pad_token_id", None)))
+    for kind in (BlockLinear, FactoredLinear, FactoredEmbedding):  # the whole before its blocks, which go with it
+        for path, layer in [(path, layer) for path, layer in model.named_modules() if isinstance(layer, kind)]:
+            replace_module(model, path, dense_module(layer, getattr(model.config, "pad_token_id", None)))
     delattr(model, BANK)
     del model.config.lobert
     return model
 
 
+def dense_module(
+    layer: BlockLinear | FactoredLinear | FactoredEmbedding, padding: int | None
+) -> nn.Linear | nn.Embedding:
+    """The dense layer that a factored one equals; `padding` is the token of an embedding's padding."""
+    return dense_embedding(layer, padding) if isinstance(layer, FactoredEmbedding) else dense_linear(layer)
+
+
 @torch.no_grad()
-def dense_linear(layer: FactoredLinear) -> nn.Linear:
+def dense_linear(layer: FactoredLinear | BlockLinear) -> nn.Linear:
     """The nn.Linear that a factored layer equals."""
     weight = layer.weight
     linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, weight.device, weight.dtype)

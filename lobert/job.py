@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lobert.artefacts import Store, fingerprint
 from lobert.compression.allocation import Sizing, chosen_allocation
+from lobert.compression.grouping import Part
 from lobert.compression.objective import Objective
-from lobert.compression.plan import Part
 from lobert.compression.points import decomp_name, parts_from_settings
 from lobert.compression.sequential import Order
 from lobert.data import Task

@@ -34,9 +34,8 @@ def check_pattern(model: PreTrainedModel, role: str, pattern: str) -> None:
     known, layers = architecture_of(model), layers_path(model)
     if role in known.roles:
         held = model.get_submodule(layers) if has_module(model, layers) else None
-        paths = [
-            f"{layers}.{n}.{known.roles[role]}" for n in range(len(held) if isinstance(held, nn.ModuleList) else 0)
-        ]
+        count = len(held) if isinstance(held, nn.ModuleList) else 0
+        paths = [f"{layers}.{number}.{known.roles[role]}" for number in range(count)]
     else:
         paths = [known.outside(base_prefix(model))[role]]
     lacking = [path for path in paths if not has_module(model, path.partition("[")[0])]  # a block is in its module

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.architectures import ARCHITECTURES, Architecture
+from lobert.blocks import Block
 from lobert.errors import LobertError, suggest
 from lobert.patterns import PATTERNS, architecture_from, example, has_module
 
@@ -86,7 +87,7 @@ def no_order_of_layers(model: PreTrainedModel) -> str | None:
 
 
 def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
-    """Path of the linear of every (role, layer), roles in the order given; a role outside the layers has layer None.
+    """Address of the weight of every (role, layer), roles in the order given; one outside the layers has layer None.
 
     Raises LobertError for an unknown role, a missing module, or one that is compressed already.
     """
@@ -101,17 +102,18 @@ def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
         else:
             known = [*inside, *outside]
             raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
-    for path in places.values():
-        module_at(model, path)
+    for address in places.values():
+        module_at(model, Block.parse(address).path)
     return places
 
 
 def encoder_linears(model: PreTrainedModel) -> list[str]:
-    """Paths of all linears that have a role, as far as this model has them: a pooler may be missing."""
+    """Paths of all linears that have a role, each once, as far as this model has them: a pooler may be missing."""
     known = architecture_of(model)
     outside = [path for role, path in known.outside(base_prefix(model)).items() if role not in known.tables]
     modules = dict(model.named_modules())
-    return [*find_weights(model, list(known.roles)).values(), *(p for p in outside if modules.get(p) is not None)]
+    inside = [Block.parse(address).path for address in find_weights(model, list(known.roles)).values()]
+    return [*dict.fromkeys(inside), *(p for p in outside if modules.get(p) is not None)]
 
 
 def first_reader(model: PreTrainedModel, path: str) -> str:
@@ -156,10 +158,17 @@ def module_at(model: PreTrainedModel, path: str) -> nn.Linear | nn.Embedding:
     return module
 
 
-def matrix_at(model: PreTrainedModel, path: str) -> Tensor:
-    """The matrix `[out, in]` of the module at `path`; of an embedding `[out, tokens]`: its input is one-hot."""
-    module = module_at(model, path)
-    return module.weight.T if isinstance(module, nn.Embedding) else module.weight
+def matrix_at(model: PreTrainedModel, block: Block) -> Tensor:
+    """The weight `[out, in]` of a module, or a block of it; of an embedding `[out, tokens]`: its input is one-hot.
+
+    Raises LobertError where there is no such module, or its weight cannot be cut so.
+    """
+    module = module_at(model, block.path)
+    if not isinstance(module, nn.Embedding):
+        return block.of(module.weight)
+    if not block.is_whole:
+        raise LobertError(f"'{block}' is part of an embedding, which is not cut: choose a grouping with cut=false")
+    return module.weight.T
 
 
 def is_table(model: PreTrainedModel, path: str) -> bool:

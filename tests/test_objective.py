@@ -8,6 +8,7 @@ from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_la
 from torch import Tensor
 
 import lobert
+from lobert.blocks import Block
 from lobert.compression.calibration import calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Norm, Objective, group_norm
@@ -116,7 +117,7 @@ def test_input_moments_are_those_of_the_real_tokens() -> None:
         embedded = model.bert.embeddings(batch["input_ids"], batch["token_type_ids"])
     tokens = embedded[batch["attention_mask"].bool()].double()
     for role in ("query", "key", "value"):
-        path = f"bert.encoder.layer.0.attention.self.{role}"
+        path = Block(f"bert.encoder.layer.0.attention.self.{role}")
         torch.testing.assert_close(statistics.input_mean(path), tokens.mean(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(statistics.covariance(path), tokens.T.cov(correction=0), rtol=1e-4, atol=1e-5)
     assert len(statistics.second_moment) == 4 * 4 + 1  # of a layer's six linears three share an input; the pooler
@@ -221,7 +222,7 @@ def test_the_bias_keeps_the_mean_output() -> None:
     model, batch = tiny_bert(), token_batch()
     path = "bert.encoder.layer.0.attention.self.query"
     statistics = calibrate(model, encoder_linears(model), [batch], gradients=False)
-    mean = statistics.input_mean(path)
+    mean = statistics.input_mean(Block(path))
     before = linear_at(model, path)
     wanted = before.weight.double() @ mean + before.bias.double()
     compress_model(

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lobert.blocks import Block
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
@@ -65,26 +66,31 @@ class Norm:
 
 
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
-    """The norm of one group's tensor; None is that of the weights, which needs no metrics."""
+    """The norm of one group's tensor; None is that of the weights, which needs no metrics.
+
+    Each block of a weight has metrics of its own; what blocks of one weight do to each other's output is left out.
+    """
     if objective.name == "weights":
         return None
     assert statistics is not None, "every objective but the weights needs calibration"
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
-    for path, index in plan.slices:
-        inputs[index] = tamed(input_metric(objective, statistics, path), objective)
+    for block, index in plan.slices:
+        inputs[index] = tamed(input_metric(objective, statistics, block), objective)
+        gradient = statistics.output_gradient(block)
         if objective.name == "loss":
-            outputs[index] = tamed(statistics.gradient[path], objective)
-        elif path in statistics.gradient:  # how much a change of this output matters, in one unit for all layers
-            outputs[index] *= trace(statistics.gradient[path]) / rows
+            assert gradient is not None, "the norm of the loss needs gradients"
+            outputs[index] = tamed(gradient, objective)
+        elif gradient is not None:  # how much a change of this output matters, in one unit for all layers
+            outputs[index] *= trace(gradient) / rows
     return Norm(inputs, outputs)
 
 
-def input_metric(objective: Objective, statistics: Statistics, path: str) -> Tensor:
+def input_metric(objective: Objective, statistics: Statistics, block: Block) -> Tensor:
     if objective.name == "fisher":
-        return torch.diag(statistics.fisher[path])
-    return statistics.covariance(path)
+        return torch.diag(statistics.input_fisher(block))
+    return statistics.covariance(block)
 
 
 def tamed(metric: Tensor, objective: Objective) -> Tensor:

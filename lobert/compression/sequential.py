@@ -30,6 +30,7 @@ from lobert.roles import (
     first_reader,
     layers_path,
     linear_at,
+    matrix_at,
     module_at,
     no_order_of_layers,
     sum_after,
@@ -49,7 +50,7 @@ class Step:
 
     @property
     def paths(self) -> list[str]:
-        return [path for plan in self.plans for path, _ in plan.slices]
+        return list(dict.fromkeys(block.path for plan in self.plans for block, _ in plan.slices))
 
 
 @dataclass
@@ -111,7 +112,7 @@ def compress_in_order(
             moments = measure(model, step, stream, drifted, goals)
             fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
         drifted = list(stream.run(model, number, drifted))
-    for path in (path for plan in plans if plan.name in fitted for path, _ in plan.slices):
+    for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
 
@@ -145,7 +146,7 @@ def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
     steps: dict[str, Step] = {}
     prefix = f"{layers_path(model)}."
     for plan in plans:
-        sources = {first_reader(model, path) for path, _ in plan.slices}
+        sources = {first_reader(model, block.path) for block, _ in plan.slices}
         inside = [source for source in sources if source.startswith(prefix)]
         if len(sources) > 1:
             raise LobertError(
@@ -166,8 +167,8 @@ def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, 
         method = factorization(plan.factorization)
         fitted[plan.name] = method.decompose(stack_weights(model, plan), plan.rank)
         found = reconstruct(method.equation(plan.stack), fitted[plan.name])
-        for path, index in plan.slices:
-            module_at(model, path).weight.copy_(found[index].T)
+        for block, index in plan.slices:
+            matrix_at(model, block).copy_(found[index])
     return fitted
 
 
@@ -233,8 +234,10 @@ def fit_group(
 ) -> list[Tensor]:
     """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
     target = torch.empty(plan.shape, dtype=torch.float64)
-    for path, index in plan.slices:
-        target[index] = moments[path].target(path, linear_at(model, path).weight.double().cpu())
+    paths = {block.path for block, _ in plan.slices}
+    wholes = {path: moments[path].target(path, linear_at(model, path).weight.double().cpu()) for path in paths}
+    for block, index in plan.slices:
+        target[index] = block.of(wholes[block.path])
     now = replace(
         statistics,
         source={path: path for path in step.paths},
@@ -244,9 +247,10 @@ def fit_group(
     method = factorization(plan.factorization)
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
     found = reconstruct(method.equation(plan.stack), factors)
-    for path, index in plan.slices:
-        linear = linear_at(model, path)
-        linear.weight.copy_(found[index])
+    for block, index in plan.slices:
+        linear = linear_at(model, block.path)
+        matrix_at(model, block).copy_(found[index])
         if linear.bias is not None:
-            linear.bias.copy_(moments[path].bias(path, found[index]))
+            rows, own = block.rows(len(linear.bias)), moments[block.path]
+            linear.bias[rows] = own.bias(block.path, linear.weight.double().cpu())[rows].to(linear.bias)
     return factors

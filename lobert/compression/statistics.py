@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lobert.blocks import Block
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
@@ -36,14 +37,27 @@ class Statistics:
     gradient: Mapping[str, Tensor]
     fisher: Mapping[str, Tensor]
 
-    def input_mean(self, path: str) -> Tensor:
-        return self.mean[self._source(path)]
+    def input_mean(self, block: Block) -> Tensor:
+        """Mean `[in]` of what a weight, or a block of one, reads."""
+        mean = self.mean[self._source(block.path)]
+        return mean[block.columns(len(mean))]
 
-    def covariance(self, path: str) -> Tensor:
-        """Centred covariance `[in, in]` of a linear's inputs."""
-        source = self._source(path)
-        mean = self.mean[source]
-        return self.second_moment[source] - torch.outer(mean, mean)
+    def covariance(self, block: Block) -> Tensor:
+        """Centred covariance `[in, in]` of what a weight, or a block of one, reads."""
+        mean, moment = self.input_mean(block), self.second_moment[self._source(block.path)]
+        columns = block.columns(len(moment))
+        return moment[columns, columns] - torch.outer(mean, mean)
+
+    def output_gradient(self, block: Block) -> Tensor | None:
+        """Second moment `[out, out]` of the gradient of what a weight, or a block of one, gives; None without any."""
+        moment = self.gradient.get(block.path)
+        return None if moment is None else moment[block.rows(len(moment)), block.rows(len(moment))]
+
+    def input_fisher(self, block: Block) -> Tensor:
+        """`fisher [in]` of what a weight reads; of a block of rows, as big a part of it as of the rows."""
+        fisher = self.fisher[block.path]
+        share = block.count if block.axis == "rows" else 1  # sums over all outputs are kept, not the outputs apart
+        return fisher[block.columns(len(fisher))] / share
 
     def _source(self, path: str) -> str:
         if path not in self.source:
