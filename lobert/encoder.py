@@ -41,6 +41,7 @@ class EncoderSource:
         package: "module/folder": a folder inside an installed Python package.
         config: sizes of a randomly initialised encoder, for tests; `model_type` says of which kind, BERT by default.
         dropout: in place of the encoder's own dropout; None leaves it.
+        roles: patterns of the modules' paths where the architecture is not known (`lobert.patterns`); None leaves one.
     """
 
     name: str
@@ -48,10 +49,14 @@ class EncoderSource:
     package: str | None = None
     config: Mapping[str, Any] | None = None
     dropout: float | None = None
+    roles: Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise LobertError(f"encoder.dropout={self.dropout} will not do: give a share from 0 to below 1, or null")
+        for role, pattern in (self.roles or {}).items():
+            if not isinstance(pattern, str | None):
+                raise LobertError(f"encoder.roles.{role}={pattern} will not do: give the path of a module, or null")
 
     def folder(self, store: Store) -> Path:
         """The local folder with config, weights and tokenizer; LobertError where it cannot be had."""

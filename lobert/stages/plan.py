@@ -17,6 +17,7 @@ from lobert.compression.planfile import write_plan
 from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
+from lobert.naming import set_roles
 from lobert.results.table import render
 from lobert.roles import keep_first_layers, own_config
 from lobert.stages.student import compress_start, start_recipe, student_start
@@ -50,6 +51,7 @@ def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")
     log.info("plan: of the pretrained encoder, as the teacher is not trained yet")
     model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model, {"start": work.encoder_key, "layers": job.layers}

@@ -21,6 +21,7 @@ from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
 from lobert.job import Job
+from lobert.naming import set_roles
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 
@@ -82,6 +83,7 @@ def prepare(job: Job) -> Workspace:
 def check_plan(job: Job, encoder: Path) -> None:
     """Refuse an impossible compression now, and not after a teacher has been trained for it."""
     model = skeleton(encoder)
+    set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     check_length(job, model)
