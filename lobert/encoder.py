@@ -72,7 +72,7 @@ class EncoderSource:
 
 
 def local_or_hub(path: str) -> Path:
-    """A folder as it is, or the hub's files in the local cache."""
+    """A folder as it is, or the hub's files in the local cache: "name", or "name@revision"."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -80,14 +80,21 @@ def local_or_hub(path: str) -> Path:
         return folder
     if path.startswith((".", "/", "~")):
         raise LobertError(f"encoder.path={path}: there is no such folder")
+    name, _, revision = path.partition("@")
     try:
-        return Path(snapshot_download(path, allow_patterns=list(MODEL_FILES)))
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
             f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
             "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
         ) from None
+    if not any(found.glob("*.safetensors")):
+        raise LobertError(
+            f"the hub has no weights of '{path}' in the safetensors format, and LoBERT reads no pickles: name a "
+            f"revision that has them, encoder.path={name}@REVISION, or convert a copy and type encoder.path=FOLDER"
+        )
+    return found
 
 
 def package_folder(package: str) -> Path:
@@ -147,7 +154,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in an encoder's folder."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise LobertError(f"the tokenizer in '{folder}' cannot be read: {first_line(error)}") from None
 
 

@@ -76,7 +76,12 @@ def has_module(model: nn.Module, path: str) -> bool:
 def module_names(model: nn.Module) -> list[str]:
     """Paths of all linears and embeddings, those of different layers as one: `*` stands for the number."""
     kept = (path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding))
-    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", path, count=1) for path in kept))
+    return list(dict.fromkeys(map(across_layers, kept)))
+
+
+def across_layers(path: str) -> str:
+    """The path with * for the number of the layer."""
+    return re.sub(r"\.\d+\.", ".*.", path, count=1)
 
 
 def example(model: nn.Module) -> str:
