@@ -1,4 +1,4 @@
-"""Seconds and error of the nine compressions on an encoder of BERT-base's size, beside what they replace.
+"""Seconds and error of the nine compressions, or others, on an encoder of BERT-base's size, beside what they replace.
 
     python benchmarks/decompose.py [--only svd tucker_4d] [--skip-references] [--output FILE]
 
@@ -34,7 +34,8 @@ COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
     "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker",
 )  # fmt: skip
-ROLES = (("query", "key", "value"), ("intermediate",), ("output",))  # those of one shape share a component
+MORE = ("all_tucker",)
+ROLES = (("query", "key", "value"), ("intermediate",), ("output",), ("attention_output",))  # each shares a component
 DECAY = 0.5  # singular values fall like k ** -DECAY
 SPREAD = 0.04  # standard deviation of the weights, about that of BERT's
 UNEVEN = 1.6  # ratio of the largest to the smallest standard deviation among weights of a role, as MiniLM's values have
@@ -234,7 +235,7 @@ def cells(row: Row) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The nine compressions, and what they replace: seconds and errors.")
-    parser.add_argument("--only", nargs="+", choices=COMPRESSIONS, default=COMPRESSIONS, help="instead of all nine")
+    parser.add_argument("--only", nargs="+", choices=COMPRESSIONS + MORE, default=COMPRESSIONS, help="not all nine")
     parser.add_argument("--skip-references", action="store_true", help="ours alone: seconds instead of many minutes")
     parser.add_argument("--sgd-steps", type=int, default=300, help="of the 10,000 of FALCON's reference")
     parser.add_argument("--balanced-start", action="store_true", help="start FALCON's reference from equal norms")

@@ -197,7 +197,7 @@ def test_a_root_is_one_with_and_without_a_cholesky_factor(rank: int) -> None:
 @pytest.mark.parametrize("examples", [2, 12])
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "ffn_svd"])
+@pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "all_tucker"])
 def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
     """Two examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
     model = tiny_bert(labels=labels)

@@ -15,7 +15,7 @@ from lobert.compression.planfile import read_plan, write_plan
 from lobert.errors import LobertError
 from lobert.stages.plan import leading_share
 
-NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "pooler_svd"]
+NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "all_tucker", "pooler_svd"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,6 +47,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         (edited(lambda c: c["groups"][0].update(rank=[999])), "damaged"),
         (edited(lambda c: c["groups"][0].update(shape=[48, 50])), "this model's is"),
         (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "bert.nowhere")), "bert.nowhere"),
+        (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "[rows 1/2]")), "addresses no weight"),
         (edited(lambda c: c["groups"].append(c["groups"][0])), "both compress"),
     ],
 )

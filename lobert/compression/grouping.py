@@ -79,7 +79,7 @@ def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tup
                 layer_name = "" if layer_set[0] is None or "l" in part.letters else f"_{layer_set[0]}"
                 places = {"s": strip_set, "l": layer_set}
                 slices = [(blocks[member], index_of(member, part.letters, places)) for member in members]
-                groups.append((strips_name(strip_set, blocks[members[0]]) + layer_name, slices))
+                groups.append((strips_name(strip_set, strips, slices[0][0]) + layer_name, slices))
     return groups
 
 
@@ -119,11 +119,13 @@ def refuse_tied(model: PreTrainedModel, part: Part, outside: Sequence[str], plac
             )
 
 
-def strips_name(strips: Sequence[Strip], first: Block) -> str:
-    """The roles' names; for a single block of several, with what it is: "intermediate_rows_2_of_4"."""
-    if len(strips) == 1 and not first.is_whole:
-        return f"{strips[0][0]}_{first.axis}_{first.number + 1}_of_{first.count}"
-    return "_".join(dict.fromkeys(role for role, _ in strips))
+def strips_name(strips: Sequence[Strip], every: Sequence[Strip], block: Block) -> str:
+    """The roles' names; where it is one of several blocks of its role, with which: "intermediate_rows_2_of_4"."""
+    (role, number), *others = strips
+    count = sum(name == role for name, _ in every)
+    if count > 1 and not others:
+        return f"{role}_{block.axis}_{number + 1}_of_{count}"
+    return "_".join(dict.fromkeys(name for name, _ in strips))
 
 
 def stacked_shape(model: PreTrainedModel, part: str, slices: list[tuple[Block, Index]]) -> Shape:
