@@ -17,7 +17,7 @@ Place = tuple[str, int | None]  # (role, layer), None for what is outside the la
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """Where the roles of a transformers model are: the row of its `model_type`, and what patterns say beside it.
 
-    Raises LobertError where there is neither, or where the layers share their weights in a way that is not known.
+    Raises LobertError where there is neither.
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", type(model).__name__)
