@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     BertTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -38,8 +39,9 @@ class EncoderSource:
     Attributes:
         path: a local folder, or a name on the Hugging Face hub.
         package: "module/folder": a folder inside an installed Python package.
-        config: sizes of a randomly initialised BERT, for tests.
+        config: sizes of a randomly initialised encoder, for tests; `model_type` says of which kind, BERT by default.
         dropout: in place of the encoder's own dropout; None leaves it.
+        roles: patterns of the modules' paths where the architecture is not known (`lobert.patterns`); None leaves one.
     """
 
     name: str
@@ -47,10 +49,14 @@ class EncoderSource:
     package: str | None = None
     config: Mapping[str, Any] | None = None
     dropout: float | None = None
+    roles: Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise LobertError(f"encoder.dropout={self.dropout} will not do: give a share from 0 to below 1, or null")
+        for role, pattern in (self.roles or {}).items():
+            if not isinstance(pattern, str | None):
+                raise LobertError(f"encoder.roles.{role}={pattern} will not do: give the path of a module, or null")
 
     def folder(self, store: Store) -> Path:
         """The local folder with config, weights and tokenizer; LobertError where it cannot be had."""
@@ -66,7 +72,7 @@ class EncoderSource:
 
 
 def local_or_hub(path: str) -> Path:
-    """A folder as it is, or the hub's files in the local cache."""
+    """A folder as it is, or the hub's files in the local cache: "name", or "name@revision"."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -74,14 +80,21 @@ def local_or_hub(path: str) -> Path:
         return folder
     if path.startswith((".", "/", "~")):
         raise LobertError(f"encoder.path={path}: there is no such folder")
+    name, _, revision = path.partition("@")
     try:
-        return Path(snapshot_download(path, allow_patterns=list(MODEL_FILES)))
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
             f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
             "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
         ) from None
+    if not any(found.glob("*.safetensors")):
+        raise LobertError(
+            f"the hub has no weights of '{path}' in the safetensors format, and LoBERT reads no pickles: name a "
+            f"revision that has them, encoder.path={name}@REVISION, or convert a copy and type encoder.path=FOLDER"
+        )
+    return found
 
 
 def package_folder(package: str) -> Path:
@@ -97,16 +110,25 @@ def package_folder(package: str) -> Path:
 
 
 def random_encoder(config: dict[str, Any], name: str, store: Store) -> Path:
-    """A randomly initialised BERT with a small word-and-letter vocabulary; the same for every seed of a run."""
+    """A randomly initialised encoder with a small word-and-letter vocabulary; the same for every seed of a run."""
     vocabulary = tiny_vocabulary()
 
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            BertModel(BertConfig(**config, vocab_size=len(vocabulary))).save_pretrained(folder)
+            AutoModel.from_config(random_config(config, len(vocabulary))).save_pretrained(folder)
         BertTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}).save_pretrained(folder)
 
     return store.make("encoder", name, {"config": config, "vocabulary": vocabulary}, build)
+
+
+def random_config(config: Mapping[str, Any], vocabulary: int) -> PretrainedConfig:
+    """The configuration with these sizes, for a vocabulary whose first token is the padding."""
+    sizes = {"model_type": "bert", "vocab_size": vocabulary, "pad_token_id": 0, **config}
+    try:
+        return AutoConfig.for_model(**sizes)
+    except Exception as error:  # each kind checks its sizes in its own way
+        raise LobertError(f"encoder.config is no configuration of a model: {first_line(error)}") from None
 
 
 def tiny_vocabulary() -> list[str]:
@@ -132,7 +154,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in an encoder's folder."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise LobertError(f"the tokenizer in '{folder}' cannot be read: {first_line(error)}") from None
 
 
@@ -154,18 +176,29 @@ def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: fl
     settings: dict[str, Any] = {"num_labels": len(labels) or 1}
     if labels:
         settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if dropout is not None:
-        settings |= {
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": dropout,
-            "classifier_dropout": dropout,
-        }
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
         config.problem_type = "single_label_classification" if labels else "regression"
+        if dropout is not None:
+            set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
         raise LobertError(f"the encoder in '{folder}' cannot be read: {first_line(error)}") from None
+
+
+def set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Give every dropout of a configuration this rate, however the architecture calls it."""
+    for name, value in config.to_dict().items():
+        if "dropout" in name and (value is None or isinstance(value, int | float)):
+            setattr(config, name, rate)
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """How long a text can be: the learned positions, less those that padding takes; None for relative positions."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

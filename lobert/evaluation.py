@@ -28,7 +28,7 @@ def predict(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.nda
     device = next(model.parameters()).device
     rows, logits = [], []
     for batch in batches:
-        inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
+        inputs = {name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()}
         logits.append(model(**inputs).logits.float().cpu().numpy())
         rows.append(batch["index"].numpy())
     order = np.argsort(np.concatenate(rows))

@@ -16,7 +16,7 @@ from torch import nn
 
 from lobert.artefacts import process_rank, write_atomic
 from lobert.checkpoint import load
-from lobert.compression.compress import BANK, linear_macs
+from lobert.compression.compress import BANK, encoder_macs
 from lobert.encoder import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job, read_job
@@ -24,7 +24,7 @@ from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
-from lobert.roles import encoder_layers
+from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
 from lobert.stages.plan import show_plan
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
@@ -136,7 +136,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         keep_targets=report.keep,
         error=report.error,
         groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]
-        **sizes(load(teacher), model),
+        **sizes(load(teacher, job.encoder.roles), model),
         seconds=clock.seconds,
         found=clock.found,
         epochs=job.student.epochs,
@@ -161,9 +161,9 @@ def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:
         **{f"{who}encoder_parameters": count for who, count in encoder.items()},
         "keep_model": counts[""] / counts["teacher_"],
         "keep_encoder": encoder[""] / encoder["teacher_"],
-        "macs_per_token": linear_macs(encoder_layers(student)),
-        "teacher_macs_per_token": linear_macs(encoder_layers(teacher)),
-        "student_layers": len(encoder_layers(student)),
+        "macs_per_token": encoder_macs(student),
+        "teacher_macs_per_token": encoder_macs(teacher),
+        "student_layers": depth_of(student),
     }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import lobert
 from lobert.blocks import Block
-from lobert.compression.calibration import calibrate, random_direction, squared_weight_gradients
+from lobert.compression.calibration import calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import make_plan
@@ -152,7 +152,8 @@ def test_squared_weight_gradients_are_those_of_every_example(shape: Shape) -> No
     gradient, x = torch.randn(*shape, 5), torch.randn(*shape, 3)
     rows, columns = gradient.reshape(4, -1, 5), x.reshape(4, -1, 3)
     expected = sum((g.T @ v).square().sum(0) for g, v in zip(rows, columns, strict=True))
-    torch.testing.assert_close(squared_weight_gradients(gradient, x), expected, rtol=1e-5, atol=1e-5)
+    found = squared_weight_gradients(joined([gradient]), joined([x]))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_random_directions_have_the_fisher_matrix_as_their_moment() -> None:

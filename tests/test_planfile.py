@@ -71,6 +71,8 @@ def test_a_run_obeys_the_plan_that_was_shown(tmp_path: Path, capsys: pytest.Capt
     for group in record.groups:
         assert f"{group['parameters']:,}" in shown
         assert group["name"] in shown
+    for weight in ("attention.self.query", "intermediate.dense"):
+        assert f"touches: bert.encoder.layer.*.{weight} (2)\n" in shown
 
 
 def test_an_allocated_plan_is_shown_with_its_final_ranks(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def last_sums(model: PreTrainedModel) -> Tensor:
     recorder, found = Recorder({path: model.get_submodule(path)}), []
     for batch in BATCHES:
         logits_of(model, batch)
-        found.append(recorder.inputs[path][batch["attention_mask"].bool()])
+        found.append(recorder.inputs[path][-1][batch["attention_mask"].bool()])
     recorder.remove()
     return torch.cat(found)
 

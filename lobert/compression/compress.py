@@ -22,7 +22,17 @@ from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
 from lobert.lookup import FactoredEmbedding
-from lobert.roles import is_table, linear_at, matrix_at, module_at, own_config, replace_module
+from lobert.roles import (
+    encoder_layers,
+    is_inside,
+    is_table,
+    layer_uses,
+    linear_at,
+    matrix_at,
+    module_at,
+    own_config,
+    replace_module,
+)
 from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
@@ -148,7 +158,7 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
             dense = module_at(model, block.path)
             group.to(dense.weight.device, dense.weight.dtype)
             if isinstance(dense, nn.Embedding):
-                replace_module(model, block.path, FactoredEmbedding(group))
+                replace_module(model, block.path, FactoredEmbedding(group, dense.padding_idx))
             else:
                 layer = FactoredLinear(group, index, dense.bias if block.is_whole else None, inputs[block])
                 layers.setdefault(block.path, {})[block] = layer
@@ -172,6 +182,7 @@ def report_group(
     """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
     layers = [model.get_submodule(block.layer) for block, _ in plan.slices]
     rows, columns = plan.shape[-2:]
+    uses = layer_uses(model) if is_inside(model, plan.slices[0][0].path) else 1
     error = ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item())
     return GroupReport(
         name=plan.name,
@@ -180,8 +191,8 @@ def report_group(
         shape=list(plan.shape),
         parameters=plan.parameters,
         dense_parameters=plan.dense_parameters,
-        macs=linear_macs(nn.ModuleList(layers)),
-        dense_macs=0 if reads_tokens(model, plan) else rows * columns * len(plan.slices),
+        macs=uses * linear_macs(nn.ModuleList(layers)),
+        dense_macs=0 if reads_tokens(model, plan) else uses * rows * columns * len(plan.slices),
         error=error,
         objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
@@ -197,6 +208,11 @@ def merges(layer: nn.Module) -> bool:
 def ratio(part: float, whole: float) -> float:
     """`part / whole`, and 0 for a tensor of zeros."""
     return part / whole if whole else 0.0
+
+
+def encoder_macs(model: PreTrainedModel) -> int:
+    """Multiply-adds per token in the layers of one pass, which runs those that share their weights several times."""
+    return layer_uses(model) * linear_macs(encoder_layers(model))
 
 
 def linear_macs(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lobert.blocks import Block, squares
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting, Shape
-from lobert.roles import find_weights, matrix_at
+from lobert.roles import Place, depth_of, encoder_layers, find_weights, layer_uses, matrix_at, tied_to
 
 STACK_LETTERS = {"role": "s", "layer": "l"}
 Index = tuple[int, ...]  # into the stack
@@ -94,6 +94,12 @@ def part_blocks(model: PreTrainedModel, part: Part) -> dict[Member, Block]:
     outside = [role for role, layer in places if layer is None]
     if outside and part.letters:
         raise LobertError(f"{part.name}: '{outside[0]}' is outside the layers and stacks with nothing: use stack=[]")
+    if "layer" in part.stack and len(encoder_layers(model)) == 1 < layer_uses(model):
+        raise LobertError(
+            f"{part.name}: the {depth_of(model)} layers of this {model.config.model_type} share one set of weights, so "
+            "a stack by layer has one slice: use a grouping without layers, as svd or tucker_layer do"
+        )
+    refuse_tied(model, part, outside, places)
     blocks: dict[Member, Block] = {}
     for (role, layer), address in places.items():
         block = Block.parse(address)
@@ -101,6 +107,16 @@ def part_blocks(model: PreTrainedModel, part: Part) -> dict[Member, Block]:
         pieces = squares(block, (matrix.shape[0], matrix.shape[1])) if part.cut else [block]
         blocks |= {((role, number), layer): piece for number, piece in enumerate(pieces)}
     return blocks
+
+
+def refuse_tied(model: PreTrainedModel, part: Part, outside: Sequence[str], places: Mapping[Place, str]) -> None:
+    """Raise LobertError for a weight outside the layers that another module uses, too: only one would be replaced."""
+    for role in outside:
+        if (other := tied_to(model, places[role, None])) is not None:
+            raise LobertError(
+                f"{part.name}: '{places[role, None]}' and '{other}' are one weight, so nothing would be saved: leave "
+                "this one out, or take the model without its language-modelling head"
+            )
 
 
 def strips_name(strips: Sequence[Strip], every: Sequence[Strip], block: Block) -> str:

@@ -48,7 +48,7 @@ def collect(model: PreTrainedModel, head: nn.Linear, batches: Iterable[tuple[Bat
     handle = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
     try:
         for batch, logits in batches:
-            model(**{name: tensor.to(device) for name, tensor in model_inputs(batch).items()})
+            model(**{name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()})
             wanted.append(logits.double().to(device))
     finally:
         handle.remove()

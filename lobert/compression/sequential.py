@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression.calibration import add
+from lobert.compression.calibration import Recorder, add, real_tokens, weight_of
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
@@ -25,7 +25,16 @@ from lobert.compression.whitening import decompose_in_norm
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization, reconstruct
-from lobert.roles import encoder_layers, first_reader, layers_path, linear_at, matrix_at, module_at, sum_after
+from lobert.roles import (
+    encoder_layers,
+    first_reader,
+    layers_path,
+    linear_at,
+    matrix_at,
+    module_at,
+    no_order_of_layers,
+    sum_after,
+)
 
 Order = Literal["auto", "parallel", "sequential"]
 RIDGE = 1e-2  # of the mean variance of the inputs, on the change of the weight
@@ -48,17 +57,17 @@ class Step:
 class Moments:
     """Sums over tokens of the input x `[in]` of one step, and of the wanted outputs y `[out]` of its weights."""
 
-    tokens: int = 0
+    tokens: float = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add_input(self, x: Tensor) -> None:  # [tokens, in]
-        self.tokens += len(x)
-        add(self.sums, "x", x.sum(0))
-        add(self.sums, "xx", x.T @ x)
+    def add_input(self, x: Tensor, weight: float = 1) -> None:  # [tokens, in]
+        self.tokens += weight * len(x)
+        add(self.sums, "x", weight * x.sum(0))
+        add(self.sums, "xx", weight * (x.T @ x))
 
-    def add_wanted(self, path: str, y: Tensor, x: Tensor) -> None:  # [tokens, out], [tokens, in]
-        add(self.sums, f"{path} y", y.sum(0))
-        add(self.sums, f"{path} yx", y.T @ x)
+    def add_wanted(self, path: str, y: Tensor, x: Tensor, weight: float = 1) -> None:  # [tokens, out], [tokens, in]
+        add(self.sums, f"{path} y", weight * y.sum(0))
+        add(self.sums, f"{path} yx", weight * (y.T @ x))
 
     def mean(self, key: str) -> Tensor:
         return self.sums[key] / self.tokens
@@ -102,7 +111,7 @@ def compress_in_order(
         for step in here:
             moments = measure(model, step, stream, drifted, goals)
             fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
-        drifted = list(stream.run(encoder_layers(model)[number], drifted))
+        drifted = list(stream.run(model, number, drifted))
     for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
@@ -132,6 +141,8 @@ def chosen_order(
 
 def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
     """The groups inside the layers, in the order in which a forward pass comes to them: that of the modules."""
+    if (reason := no_order_of_layers(model)) is not None:
+        raise LobertError(f"decomp.order=sequential goes from layer to layer, and {reason}: use order=parallel")
     steps: dict[str, Step] = {}
     prefix = f"{layers_path(model)}."
     for plan in plans:
@@ -163,20 +174,23 @@ def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, 
 
 def goals_of(
     dense: PreTrainedModel, layer: int, steps: Sequence[Step], stream: Stream, hidden: Sequence[Tensor]
-) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-    """What is wanted of every weight, for each batch: its output in the dense model, or the sum that it is part of.
+) -> tuple[list[dict[str, list[Tensor]]], list[Tensor]]:
+    """What is wanted of every weight, for each batch: its outputs in the dense model, or the sum that it is part of.
 
     And what the dense layer gives to the next one.
     """
     sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
     whole = f"{layers_path(dense)}.{layer}"
     goals, given = [], []
-    for recorder in stream.watch(dense, layer, hidden, [whole, *(module or path for path, module in sums.items())]):
-        goals.append(
-            {path: recorder.inputs[module] if module else recorder.outputs[path] for path, module in sums.items()}
-        )
-        given.append(first(recorder.outputs[whole]))
+    for recorder in stream.watch(dense, layer, hidden, {whole, *(place or path for path, place in sums.items())}):
+        goals.append({path: [sum_at(recorder, p, whole)] if p else recorder.outputs[path] for path, p in sums.items()})
+        given.append(first(recorder.outputs[whole][0]))
     return goals, given
+
+
+def sum_at(recorder: Recorder, place: str, whole: str) -> Tensor:
+    """The sum that the module at `place` reads, or that the `whole` layer gives."""
+    return first(recorder.outputs[whole][0]) if place == whole else recorder.inputs[place][0]
 
 
 def measure(
@@ -184,44 +198,51 @@ def measure(
     step: Step,
     stream: Stream,
     hidden: Sequence[Tensor],
-    goals: Sequence[Mapping[str, Tensor]],
-) -> Moments:
-    """The moments of one step in the model as it is now, its own weights still dense."""
-    moments = Moments()
-    sums = {path: sum_after(model, path) for path in step.paths}
-    in_sums = {path: module for path, module in sums.items() if module is not None}
-    watched = {step.source, *in_sums, *in_sums.values()}
+    goals: Sequence[Mapping[str, Sequence[Tensor]]],
+) -> dict[str, Moments]:
+    """The moments of each weight of one step in the model as it is now, its own weights still dense.
+
+    Weights that are called equally often have read the same, and have one `Moments` together.
+    """
+    whole = f"{layers_path(model)}.{step.layer}"
+    in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
+    calls = {path: len(goals[0][path]) for path in step.paths}
+    moments = {count: Moments() for count in calls.values()}
+    watched = {step.source, *in_sums, *in_sums.values(), *([whole] if max(moments) > 1 else [])}
     runs = stream.watch(model, step.layer, hidden, watched)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
-        x = recorder.inputs[step.source][mask].float()
-        moments.add_input(x)
-        for path, module in sums.items():
-            y = goal[path]
-            if module is not None:  # the rest of the sum is what it is
-                y = y - (recorder.inputs[module] - recorder.outputs[path])
-            moments.add_wanted(path, y[mask].float(), x)
-    return moments
+        read = [(real_tokens(x, mask).float(), weight_of(x, mask)) for x in recorder.inputs[step.source]]
+        for count in moments:
+            for x, weight in read[:count]:
+                moments[count].add_input(x, weight)
+        for path, count in calls.items():
+            wanted = goal[path]
+            if path in in_sums:  # the rest of the sum is what it is
+                wanted = [wanted[0] - (sum_at(recorder, in_sums[path], whole) - recorder.outputs[path][0])]
+            for y, (x, weight) in zip(wanted, read[:count], strict=True):
+                moments[count].add_wanted(path, real_tokens(y, mask).float(), x, weight)
+    return {path: moments[count] for path, count in calls.items()}
 
 
 def fit_group(
     model: PreTrainedModel,
     plan: GroupPlan,
     step: Step,
-    moments: Moments,
+    moments: Mapping[str, Moments],
     objective: Objective,
     statistics: Statistics,
 ) -> list[Tensor]:
     """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
     target = torch.empty(plan.shape, dtype=torch.float64)
     paths = {block.path for block, _ in plan.slices}
-    wholes = {path: moments.target(path, linear_at(model, path).weight.double().cpu()) for path in paths}
+    wholes = {path: moments[path].target(path, linear_at(model, path).weight.double().cpu()) for path in paths}
     for block, index in plan.slices:
         target[index] = block.of(wholes[block.path])
     now = replace(
         statistics,
-        source=dict.fromkeys(step.paths, step.source),
-        mean={step.source: moments.mean("x")},
-        second_moment={step.source: moments.mean("xx")},
+        source={path: path for path in step.paths},
+        mean={path: moments[path].mean("x") for path in step.paths},
+        second_moment={path: moments[path].mean("xx") for path in step.paths},
     )
     method = factorization(plan.factorization)
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
@@ -230,6 +251,6 @@ def fit_group(
         linear = linear_at(model, block.path)
         matrix_at(model, block).copy_(found[index])
         if linear.bias is not None:
-            rows = block.rows(len(linear.bias))
-            linear.bias[rows] = moments.bias(block.path, linear.weight.double().cpu())[rows].to(linear.bias)
+            rows, own = block.rows(len(linear.bias)), moments[block.path]
+            linear.bias[rows] = own.bias(block.path, linear.weight.double().cpu())[rows].to(linear.bias)
     return factors

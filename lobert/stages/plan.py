@@ -1,6 +1,7 @@
 """What a compression does, before anybody pays for training: every group printed, and the plan written as YAML."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lobert.compression.planfile import write_plan
 from lobert.encoder import build_classifier
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
+from lobert.naming import set_roles
+from lobert.patterns import across_layers
 from lobert.results.table import render
 from lobert.roles import keep_first_layers, own_config
 from lobert.stages.student import compress_start, start_recipe, student_start
@@ -37,7 +40,7 @@ def show_plan(work: Workspace) -> None:
     plans = [GroupPlan.from_dict(group) for group in own_config(model).lobert["groups"]]
     path = work.job.runs.parent / "plans" / f"{work.job.name}.yaml"
     write_plan(path, plans)
-    print_plan(report, [*warnings, *dearer(report.groups)], path, Console())
+    print_plan(report, touched(plans), [*warnings, *dearer(report.groups)], path, Console())
 
 
 def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
@@ -50,6 +53,7 @@ def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")
     log.info("plan: of the pretrained encoder, as the teacher is not trained yet")
     model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+    set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model, {"start": work.encoder_key, "layers": job.layers}
@@ -84,8 +88,16 @@ def dearer(groups: Sequence[GroupReport]) -> list[str]:
     ]
 
 
-def print_plan(report: CompressionReport, warnings: Sequence[str], path: Path, console: Console) -> None:
-    """The table of the groups, the totals, the warnings and where the plan is."""
+def touched(plans: Sequence[GroupPlan]) -> list[str]:
+    """The weights of a plan, those of different layers as one with their number: "layer.*.attention.query (12)"."""
+    counts = Counter(across_layers(str(block)) for plan in plans for block, _ in plan.slices)
+    return [name if count == 1 else f"{name} ({count})" for name, count in counts.items()]
+
+
+def print_plan(
+    report: CompressionReport, weights: Sequence[str], warnings: Sequence[str], path: Path, console: Console
+) -> None:
+    """The table of the groups, the totals, the weights, the warnings and where the plan is."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("group", "shape", "by", "rank"):
         table.add_column(title, no_wrap=True)
@@ -96,6 +108,8 @@ def print_plan(report: CompressionReport, warnings: Sequence[str], path: Path, c
         table.add_row(*cells(group))
     console.print(render(table), highlight=False, soft_wrap=True)
     console.print(totals(report.groups), highlight=False, soft_wrap=True)
+    for weight in weights:
+        console.print(f"touches: {weight}", highlight=False, soft_wrap=True, markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     console.print(f"plan: {path}", highlight=False, soft_wrap=True)

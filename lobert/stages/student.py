@@ -28,8 +28,9 @@ from lobert.distill.losses import match_layers
 from lobert.encoder import build_classifier, model_key
 from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
+from lobert.naming import set_roles
 from lobert.progress import track
-from lobert.roles import encoder_layers, keep_first_layers
+from lobert.roles import depth_of, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
 from lobert.stages.teacher import teacher_predictions
@@ -107,9 +108,10 @@ def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
     """The dense model a student starts from: the teacher or the pretrained encoder; all or its first layers."""
     job = work.job
     if job.init == "teacher":
-        model = load(teacher)
+        model = load(teacher, job.encoder.roles)
     else:
         model = build_classifier(work.encoder, job.task.labels, job.seed, job.encoder.dropout)
+        set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model
@@ -145,7 +147,7 @@ def train_student(
 def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path) -> int:
     """Train the student in place and return the rank of this process."""
     job = work.job
-    matching = match_layers(len(encoder_layers(model)), len(encoder_layers(load(teacher))))
+    matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
@@ -190,7 +192,7 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
     device = work.job.machine.device
     model.to(device).eval()
     examples = some_examples(work.data, "train", work.job.calibration_examples)
-    batches = ({name: tensor.to(device) for name, tensor in model_inputs(batch).items()} for batch in examples)
+    batches = ({name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()} for batch in examples)
     logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
     model.cpu()
     return logits

@@ -16,11 +16,12 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
 from lobert.data import TextDataModule, load_examples, tokenize
-from lobert.encoder import load_tokenizer, model_key, skeleton, tokenizer_key
+from lobert.encoder import load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
 from lobert.job import Job
+from lobert.naming import set_roles
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 
@@ -82,10 +83,22 @@ def prepare(job: Job) -> Workspace:
 def check_plan(job: Job, encoder: Path) -> None:
     """Refuse an impossible compression now, and not after a teacher has been trained for it."""
     model = skeleton(encoder)
+    set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
+    check_length(job, model)
     plans = planned(job, model)
     chosen_order(job.order, job.objective, model, plans)
+
+
+def check_length(job: Job, model: PreTrainedModel) -> None:
+    """Refuse texts that are longer than the encoder has positions for."""
+    most = most_tokens(model)
+    if most is not None and job.task.max_length > most:
+        raise LobertError(
+            f"task.max_length={job.task.max_length} is more than encoder {job.encoder.name} has positions for: "
+            f"type task.max_length={most} or less"
+        )
 
 
 def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
