@@ -5,6 +5,7 @@ A norm gives each weight matrix an input metric C and an output metric G, and th
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -59,9 +60,20 @@ class Norm:
     inputs: Tensor
     outputs: Tensor
 
+    @cached_property
+    def narrow(self) -> tuple[Tensor, Tensor]:
+        """Both metrics without what is zero: `[*stack, n, n]`, or `[*stack, n]` where all are diagonal."""
+        return narrowed(self.inputs), narrowed(self.outputs)
+
+    def applied(self, tensor: Tensor) -> Tensor:
+        """G T C, slice by slice, of `tensor [*stack, out, in]`."""
+        inputs, outputs = self.narrow
+        tensor = tensor @ inputs if inputs.dim() == tensor.dim() else tensor * inputs.unsqueeze(-2)
+        return outputs @ tensor if outputs.dim() == tensor.dim() else tensor * outputs.unsqueeze(-1)
+
     def squared(self, difference: Tensor) -> float:
         """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
-        return torch.einsum("...oi,...oi->", self.outputs @ difference, difference @ self.inputs).item()
+        return (self.applied(difference) * difference).sum().item()
 
 
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
@@ -100,6 +112,12 @@ def tamed(metric: Tensor, objective: Objective) -> Tensor:
     values, vectors = eigh(metric)
     power = (vectors * values.clamp(min=0) ** objective.metric_power) @ vectors.T
     return power * (trace(metric) / trace(power))
+
+
+def narrowed(metric: Tensor) -> Tensor:
+    """The diagonals `[..., n]` of matrices `[..., n, n]` that have nothing else, and other matrices as they are."""
+    diagonal = metric.diagonal(dim1=-2, dim2=-1)
+    return diagonal.contiguous() if metric.count_nonzero() == diagonal.count_nonzero() else metric
 
 
 def trace(metric: Tensor) -> Tensor:
