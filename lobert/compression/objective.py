@@ -16,6 +16,7 @@ from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.numerics import eigh
 
+LEAST = 1e-9  # weight of a slice that nothing seems to depend on, as a share of the largest
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
 
 
@@ -84,13 +85,20 @@ def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | N
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
+    weights = torch.ones(stack, dtype=torch.float64)
     for path, index in plan.slices:
         inputs[index] = tamed(input_metric(objective, statistics, path), objective)
         if objective.name == "loss":
             outputs[index] = tamed(statistics.gradient[path], objective)
         elif path in statistics.gradient:  # how much a change of this output matters, in one unit for all layers
-            outputs[index] *= trace(statistics.gradient[path]) / rows
-    return Norm(inputs, outputs)
+            weights[index] = trace(statistics.gradient[path]) / rows
+    return Norm(inputs, outputs * above_zero(weights)[..., None, None])
+
+
+def above_zero(weights: Tensor) -> Tensor:
+    """The weights of a group's slices, those of slices that no gradient reaches just above 0; ones where all are."""
+    most = weights.max()
+    return weights.clamp(min=LEAST * most) if most > 0 else torch.ones_like(weights)
 
 
 def input_metric(objective: Objective, statistics: Statistics, path: str) -> Tensor:

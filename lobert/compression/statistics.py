@@ -1,6 +1,7 @@
 """Moments of the linears of a model: of their inputs, and of the gradients at their outputs; in memory and on disk."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 2  # raised when the same examples come to give other moments
+STATISTICS_VERSION = 3  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher")
+ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
+SYMMETRIC = ("second_moment", "gradient")
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class Statistics:
         return self.mean[self._source(path)]
 
     def covariance(self, path: str) -> Tensor:
-        """Centred covariance `[in, in]` of a linear's inputs."""
+        """Centred covariance `[in, in]` of a linear's inputs; zeros where it is no more than rounding."""
         source = self._source(path)
-        mean = self.mean[source]
-        return self.second_moment[source] - torch.outer(mean, mean)
+        mean, moment = self.mean[source], self.second_moment[source]
+        centred = moment - torch.outer(mean, mean)
+        return centred if centred.trace() > ROUNDING * moment.trace() else torch.zeros_like(centred)
 
     def _source(self, path: str) -> str:
         if path not in self.source:
@@ -52,9 +56,9 @@ class Statistics:
 
 
 def save_statistics(statistics: Statistics, folder: Path) -> None:
-    """Write the statistics into `folder`, in single precision."""
+    """Write the statistics into `folder`, in double precision; of symmetric matrices the upper triangle."""
     tensors = {
-        f"{table}/{path}": tensor.float().contiguous()
+        f"{table}/{path}": (packed(tensor) if table in SYMMETRIC else tensor).double().contiguous()
         for table in TABLES
         for path, tensor in getattr(statistics, table).items()
     }
@@ -70,7 +74,26 @@ def load_statistics(folder: Path) -> Statistics:
             source = json.loads(file.metadata()["source"])
             for key in file.keys():  # noqa: SIM118  # the file is no dict
                 table, _, name = key.partition("/")
-                tables[table][name] = file.get_tensor(key).double()
+                tensor = file.get_tensor(key)
+                tables[table][name] = unpacked(tensor) if table in SYMMETRIC else tensor
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LobertError(f"{path} cannot be read ({error}): delete {folder} and run again to make it anew") from None
     return Statistics(source, **tables)
+
+
+def packed(matrix: Tensor) -> Tensor:
+    """The upper triangle of a symmetric matrix `[n, n]`, row by row, `[n (n + 1) / 2]`."""
+    rows, columns = torch.triu_indices(*matrix.shape)
+    return matrix[rows, columns]
+
+
+def unpacked(triangle: Tensor) -> Tensor:
+    """The symmetric matrix `[n, n]` of an upper triangle `[n (n + 1) / 2]`; ValueError where there is no such n."""
+    size = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
+    if triangle.dim() != 1 or size * (size + 1) // 2 != len(triangle):
+        raise ValueError(f"{list(triangle.shape)} is no triangle of a matrix")
+    rows, columns = torch.triu_indices(size, size)
+    matrix = triangle.new_empty(size, size)
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
