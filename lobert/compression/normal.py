@@ -1,7 +1,7 @@
 """The normal equations of one factor beside the others, and conjugate gradients for them.
 
-With the other factors fixed, the tensor L(F) of an einsum equation is linear in the factor F, and least squares in the
-tr(G D C Dᵀ) ask for N(F) = Lᵀ(G L(F) C) = Lᵀ(G T C). As one equation, N has the other factors twice and the metrics
+With the other factors fixed, the tensor L(F) of an einsum equation is linear in the factor F; the smallest error
+tr(G D C Dᵀ) asks for N(F) = Lᵀ(G L(F) C) = Lᵀ(G T C). As one equation, N has the other factors twice and the metrics
 between them: for `bo` beside `abc,al,ci` it is `bo,abc,al,ci,loO,liI,ABC,Al,CI->BO`, with capitals in the second copy.
 """
 
