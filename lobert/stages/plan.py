@@ -81,7 +81,7 @@ def output_errors(
         lost = whole = 0.0
         for path, index in plan.slices:
             weight, covariance = matrix_at(dense, path).double(), statistics.covariance(path)
-            left = weight - model.get_submodule(path).group.weight(index).double()  # type: ignore[union-attr, operator]
+            left = weight - model.get_submodule(path).group.weight(index).double()
             lost += ((left @ covariance) * left).sum().item()
             whole += ((weight @ covariance) * weight).sum().item()
         errors[plan.name] = math.sqrt(max(0.0, ratio(lost, whole)))
