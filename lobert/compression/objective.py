@@ -5,6 +5,7 @@ A norm gives each weight matrix an input metric C and an output metric G, and th
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.numerics import eigh
 
+LEAST = 1e-9  # weight of a slice that nothing seems to depend on, as a share of the largest
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
 
 
@@ -60,9 +62,20 @@ class Norm:
     inputs: Tensor
     outputs: Tensor
 
+    @cached_property
+    def narrow(self) -> tuple[Tensor, Tensor]:
+        """Both metrics without what is zero: `[*stack, n, n]`, or `[*stack, n]` where all are diagonal."""
+        return narrowed(self.inputs), narrowed(self.outputs)
+
+    def applied(self, tensor: Tensor) -> Tensor:
+        """G T C, slice by slice, of `tensor [*stack, out, in]`."""
+        inputs, outputs = self.narrow
+        tensor = tensor @ inputs if inputs.dim() == tensor.dim() else tensor * inputs.unsqueeze(-2)
+        return outputs @ tensor if outputs.dim() == tensor.dim() else tensor * outputs.unsqueeze(-1)
+
     def squared(self, difference: Tensor) -> float:
         """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
-        return torch.einsum("...oi,...oi->", self.outputs @ difference, difference @ self.inputs).item()
+        return (self.applied(difference) * difference).sum().item()
 
 
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
@@ -76,6 +89,7 @@ def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | N
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
+    weights = torch.ones(stack, dtype=torch.float64)
     for block, index in plan.slices:
         inputs[index] = tamed(input_metric(objective, statistics, block), objective)
         gradient = statistics.output_gradient(block)
@@ -83,8 +97,14 @@ def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | N
             assert gradient is not None, "the norm of the loss needs gradients"
             outputs[index] = tamed(gradient, objective)
         elif gradient is not None:  # how much a change of this output matters, in one unit for all layers
-            outputs[index] *= trace(gradient) / rows
-    return Norm(inputs, outputs)
+            weights[index] = trace(gradient) / rows
+    return Norm(inputs, outputs * above_zero(weights)[..., None, None])
+
+
+def above_zero(weights: Tensor) -> Tensor:
+    """The weights of a group's slices, those of slices that no gradient reaches just above 0; ones where all are."""
+    most = weights.max()
+    return weights.clamp(min=LEAST * most) if most > 0 else torch.ones_like(weights)
 
 
 def input_metric(objective: Objective, statistics: Statistics, block: Block) -> Tensor:
@@ -106,6 +126,12 @@ def tamed(metric: Tensor, objective: Objective) -> Tensor:
     values, vectors = eigh(metric)
     power = (vectors * values.clamp(min=0) ** objective.metric_power) @ vectors.T
     return power * (trace(metric) / trace(power))
+
+
+def narrowed(metric: Tensor) -> Tensor:
+    """The diagonals `[..., n]` of matrices `[..., n, n]` that have nothing else, and other matrices as they are."""
+    diagonal = metric.diagonal(dim1=-2, dim2=-1)
+    return diagonal.contiguous() if metric.count_nonzero() == diagonal.count_nonzero() else metric
 
 
 def trace(metric: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Moments of the linears of a model: of their inputs, and of the gradients at their outputs; in memory and on disk."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from lobert.blocks import Block
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 2  # raised when the same examples come to give other moments
+STATISTICS_VERSION = 3  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher")
+ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
+SYMMETRIC = ("second_moment", "gradient")
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class Statistics:
         return mean[block.columns(len(mean))]
 
     def covariance(self, block: Block) -> Tensor:
-        """Centred covariance `[in, in]` of what a weight, or a block of one, reads."""
+        """Centred covariance `[in, in]` of what a weight, or a block of one, reads; zeros where it is but rounding."""
         mean, moment = self.input_mean(block), self.second_moment[self._source(block.path)]
         columns = block.columns(len(moment))
-        return moment[columns, columns] - torch.outer(mean, mean)
+        moment = moment[columns, columns]
+        centred = moment - torch.outer(mean, mean)
+        return centred if centred.trace() > ROUNDING * moment.trace() else torch.zeros_like(centred)
 
     def output_gradient(self, block: Block) -> Tensor | None:
         """Second moment `[out, out]` of the gradient of what a weight, or a block of one, gives; None without any."""
@@ -66,9 +71,9 @@ class Statistics:
 
 
 def save_statistics(statistics: Statistics, folder: Path) -> None:
-    """Write the statistics into `folder`, in single precision."""
+    """Write the statistics into `folder`, in double precision; of symmetric matrices the upper triangle."""
     tensors = {
-        f"{table}/{path}": tensor.float().contiguous()
+        f"{table}/{path}": (packed(tensor) if table in SYMMETRIC else tensor).double().contiguous()
         for table in TABLES
         for path, tensor in getattr(statistics, table).items()
     }
@@ -84,7 +89,26 @@ def load_statistics(folder: Path) -> Statistics:
             source = json.loads(file.metadata()["source"])
             for key in file.keys():  # noqa: SIM118  # the file is no dict
                 table, _, name = key.partition("/")
-                tables[table][name] = file.get_tensor(key).double()
+                tensor = file.get_tensor(key)
+                tables[table][name] = unpacked(tensor) if table in SYMMETRIC else tensor
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LobertError(f"{path} cannot be read ({error}): delete {folder} and run again to make it anew") from None
     return Statistics(source, **tables)
+
+
+def packed(matrix: Tensor) -> Tensor:
+    """The upper triangle of a symmetric matrix `[n, n]`, row by row, `[n (n + 1) / 2]`."""
+    rows, columns = torch.triu_indices(*matrix.shape)
+    return matrix[rows, columns]
+
+
+def unpacked(triangle: Tensor) -> Tensor:
+    """The symmetric matrix `[n, n]` of an upper triangle `[n (n + 1) / 2]`; ValueError where there is no such n."""
+    size = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
+    if triangle.dim() != 1 or size * (size + 1) // 2 != len(triangle):
+        raise ValueError(f"{list(triangle.shape)} is no triangle of a matrix")
+    rows, columns = torch.triu_indices(size, size)
+    matrix = triangle.new_empty(size, size)
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
