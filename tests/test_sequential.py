@@ -62,8 +62,8 @@ def test_full_rank_leaves_the_logits(name: str | tuple[str, ...], kind: str) -> 
 def test_before_anything_has_drifted_both_orders_are_one(name: str, kind: str) -> None:
     """The query of the first layer reads the embeddings, which nobody compressed.
 
-    Where a stack's factors are refined, the search ends before it is at rest, and the last bits of the statistics, which
-    come from two passes, show in its end.
+    Where a stack's factors are refined, the search ends before it is at rest, and the last bits of the statistics, from
+    two passes, show in its end.
     """
     objective, path = Objective(kind), "bert.encoder.layer.0.attention.self.query"  # type: ignore[arg-type]
     models = [tiny_bert(), tiny_bert()]
