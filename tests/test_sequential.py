@@ -60,17 +60,20 @@ def test_full_rank_leaves_the_logits(name: str | tuple[str, ...], kind: str) -> 
 @pytest.mark.parametrize("kind", ["activations", "loss"])
 @pytest.mark.parametrize("name", ["all_svd", "svd", "tucker_layer", "falcon_layer"])
 def test_before_anything_has_drifted_both_orders_are_one(name: str, kind: str) -> None:
-    """The query of the first layer reads the embeddings, which nobody compressed."""
+    """The query of the first layer reads the embeddings, which nobody compressed.
+
+    Where a stack's factors are refined, the search ends before it is at rest, and the last bits of the statistics, from
+    two passes, show in its end.
+    """
     objective, path = Objective(kind), "bert.encoder.layer.0.attention.self.query"  # type: ignore[arg-type]
     models = [tiny_bert(), tiny_bert()]
     plans, statistics = make_plan(models[0], point(name, 0.5)), statistics_of(models[0])
     compress_in_order(models[0], plans, BATCHES, objective, statistics)
     compress_model(models[1], plans, objective=objective, statistics=statistics)
     ordered, parallel = (model.get_submodule(path) for model in models)
-    # Alternating least squares, for a stack in the norm of the loss, end where rounding lets them: near, not at, one.
-    apart = 2e-2 * parallel.weight.abs().max().item() if kind == "loss" and "layer" in name else 1e-5
-    torch.testing.assert_close(ordered.weight, parallel.weight, rtol=1e-3, atol=apart)
-    torch.testing.assert_close(ordered.bias, parallel.bias, rtol=1e-3, atol=1e-5)
+    slack = 2e-3 if kind == "loss" and "layer" in name else 1e-5
+    torch.testing.assert_close(ordered.weight, parallel.weight, rtol=1e-3, atol=slack)
+    torch.testing.assert_close(ordered.bias, parallel.bias, rtol=1e-3, atol=slack)
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
