@@ -9,7 +9,7 @@ from torch import Tensor
 
 import lobert
 from lobert.blocks import Block
-from lobert.compression.calibration import calibrate, joined, random_direction, squared_weight_gradients
+from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import make_plan
@@ -140,11 +140,38 @@ def test_gradient_moments_are_the_fisher_information_of_examples_that_count_alik
     assert statistics.gradient[POOLER].trace().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("role", ["attention.self.value", "output.dense"])
+def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
+    """Every example by the same sum: of the squared lengths at the pooler, which has one token of each."""
+    model, batches, paths = tiny_bert(labels=2), [token_batch(5, seed=seed) for seed in (0, 1)], []
+    paths = [f"bert.encoder.layer.1.{role}", POOLER]
+    statistics, lengths, tokens = calibrate(model, paths, batches, gradients=True), [], []
+    for batch in batches:
+        recorder, mask = Recorder({path: linear_at(model, path) for path in paths}), batch["attention_mask"].bool()
+        logits = model(**batch).logits
+        recorder.remove()
+        outputs = [recorder.outputs[path][0] for path in paths]
+        inner, last = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), outputs)
+        lengths.append((inner.norm(dim=-1) / last.norm(dim=-1, keepdim=True))[mask])
+        tokens.append(recorder.inputs[paths[0]][0][mask].double())
+    weights, x = torch.cat(lengths).double(), torch.cat(tokens)
+    weights /= weights.mean()
+    torch.testing.assert_close(statistics.importance[paths[0]].double(), weights, rtol=1e-4, atol=1e-5)
+    weighed, block = statistics.by_importance(), Block(paths[0])
+    torch.testing.assert_close(weighed.input_mean(block), (weights @ x) / len(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weighed.covariance(block), x.T.cov(correction=0, aweights=weights), rtol=1e-3, atol=1e-4)
+
+
 def test_an_example_without_gradients_adds_nothing() -> None:
     model = tiny_bert()
     torch.nn.init.zeros_(model.classifier.weight)
-    gradients = calibrate(model, encoder_linears(model), [token_batch()], gradients=True).gradient
-    assert all(not moment.any() for moment in gradients.values())
+    statistics = calibrate(model, encoder_linears(model), [token_batch()], gradients=True)
+    assert all(not moment.any() for moment in statistics.gradient.values())
+    assert all((weights == 1).all() for weights in statistics.importance.values())
+    for path in encoder_linears(model):
+        torch.testing.assert_close(
+            statistics.by_importance().covariance(Block(path)), statistics.covariance(Block(path))
+        )
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (4,)])
@@ -168,7 +195,7 @@ def test_statistics_come_back_from_disk(tmp_path: object) -> None:
     save_statistics(statistics, tmp_path)  # type: ignore[arg-type]
     found = load_statistics(tmp_path)  # type: ignore[arg-type]
     assert found.source == statistics.source
-    for table in ("mean", "second_moment", "gradient", "fisher"):
+    for table in TABLES:
         mine, theirs = getattr(statistics, table), getattr(found, table)
         assert mine.keys() == theirs.keys()
         for path, tensor in mine.items():

@@ -15,7 +15,7 @@ from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
-from lobert.compression.sequential import RIDGE, Moments, chosen_order, compress_in_order
+from lobert.compression.sequential import RIDGE, Fit, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError
 from lobert.evaluation import closeness
@@ -81,19 +81,27 @@ def test_a_target_is_the_optimum_of_its_ridge_regression(tokens: int) -> None:
     random = torch.Generator().manual_seed(0)
     x, y = (torch.randn(tokens, size, generator=random) for size in (7, 5))
     weight = torch.randn(5, 7, dtype=torch.float64, generator=random)
-    moments = Moments()
+    weights = torch.rand(tokens, generator=random) + 0.1
+    fit = Fit()
     for part in (slice(0, 2), slice(2, None)):
-        moments.add_input(x[part])
-        moments.add_wanted("w", y[part], x[part])
-    centred, goal = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+        fit.inputs.add(x[part], weights[part])
+        fit.add_wanted(y[part], x[part], weights[part])
+    share = (weights / weights.sum()).double().unsqueeze(1)
+    means = [(share * v.double()).sum(0) for v in (x, y)]
+    centred, goal = (share.sqrt() * (v.double() - mean) for v, mean in zip((x, y), means, strict=True))
     strength = (RIDGE * centred.square().sum() / 7).sqrt()  # of the rows that pull the weight to the dense one
     rows = torch.cat([centred, strength * torch.eye(7, dtype=torch.float64)])
     wanted = torch.linalg.lstsq(rows, torch.cat([goal, strength * weight.T])).solution.T
-    found = moments.target("w", weight)
+    found = fit.target(weight)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        x.double().mean(0) @ found.T + moments.bias("w", found), y.double().mean(0), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(means[0] @ found.T + fit.bias(found), means[1], rtol=1e-5, atol=1e-6)
+
+
+def test_more_examples_than_were_calibrated_are_refused() -> None:
+    model = tiny_bert()
+    plans, statistics = make_plan(model, point("all_svd", 0.5)), statistics_of(model)
+    with pytest.raises(LobertError, match="more tokens than calibration saw"):
+        compress_in_order(model, plans, [*BATCHES, *BATCHES], Objective("loss"), statistics)
 
 
 @pytest.mark.parametrize("name", ["all_svd", ("tucker_layer", "ffn_svd"), "ffn_svd"])

@@ -11,34 +11,70 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from lobert.compression.importance import call_weights, even_weights, is_own, real_tokens
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs
 from lobert.errors import LobertError
+from lobert.factorizations.numerics import mode_gram
 from lobert.roles import linear_at
 
 SMALLEST = 1e-12  # length of a gradient below which an example has none
 
 
 @dataclass
+class Moments:
+    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ."""
+
+    weight: float = 0.0
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def add(self, x: Tensor, weights: Tensor) -> None:  # [vectors, in], [vectors]
+        root = weights.sqrt().unsqueeze(1)
+        rows = x * root
+        self.weight += weights.sum().item()
+        self.first = total(self.first, (rows * root).sum(0))
+        self.second = total(self.second, mode_gram(rows, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], `[in]`; zeros where nothing counts."""
+        assert self.first is not None
+        return self.first / (self.weight or 1.0)
+
+    @property
+    def moment(self) -> Tensor:
+        """E[x xᵀ], `[in, in]`."""
+        assert self.second is not None
+        return self.second / (self.weight or 1.0)
+
+
+@dataclass
 class Accumulator:
-    """Sums over the batches of a calibration pass; `tokens` by path, because a pooler sees one of each example."""
+    """Sums over the batches of a calibration pass, by path."""
 
     source: dict[str, str] = field(default_factory=dict)
-    tokens: dict[str, float] = field(default_factory=dict)
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    products: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Moments] = field(default_factory=dict)
+    weighted: dict[str, Moments] = field(default_factory=dict)
+    importance: dict[str, list[Tensor]] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     fisher: dict[str, Tensor] = field(default_factory=dict)
     examples: int = 0
 
     def statistics(self) -> Statistics:
-        """The averages."""
+        """The averages. Where no gradient reached a linear, all its tokens count alike."""
+        alike = {path: self.inputs[self.source[path]] for path, sums in self.weighted.items() if not sums.weight}
+        weighted = {**self.weighted, **alike}
+        importance = {path: torch.cat(weights) for path, weights in self.importance.items()}
         return Statistics(
             source=self.source,
-            mean={path: total / self.tokens[path] for path, total in self.inputs.items()},
-            second_moment={path: total / self.tokens[path] for path, total in self.products.items()},
+            mean={path: sums.mean for path, sums in self.inputs.items()},
+            second_moment={path: sums.moment for path, sums in self.inputs.items()},
             gradient={path: total / self.examples for path, total in self.gradients.items()},
             fisher={path: total / self.examples for path, total in self.fisher.items()},
+            weighted_mean={path: sums.mean for path, sums in weighted.items()},
+            weighted_moment={path: sums.moment for path, sums in weighted.items()},
+            importance={path: torch.ones_like(w) if path in alike else w / w.mean() for path, w in importance.items()},
         )
 
 
@@ -88,6 +124,9 @@ def calibrate(
     matrix, which has the same mean as labels sampled from the softmax and less variance. A `temperature` above 1 draws
     from a softer softmax.
 
+    The moments of the inputs stand twice: over tokens that count alike, and, with `gradients`, over tokens that count
+    by their importance (see `importance`).
+
     In the moments of g every example counts alike: its gradients are scaled to length one at the last of the linears.
     Where a fine-tuned teacher is sure, its pooler's tanh is saturated and lets hardly any gradient through, but does so
     no more once compression has moved the example away; by their own lengths a few unsure examples would make up all.
@@ -130,17 +169,12 @@ def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor) -> None:
     first: dict[tuple[int, ...], str] = {}
     for path, calls in recorder.inputs.items():
         source = sums.source.setdefault(path, first.setdefault(tuple(map(id, calls)), path))
-        if source != path:
-            continue
-        for call in calls:
-            x, weight = real_tokens(call, mask).float(), weight_of(call, mask)
-            sums.tokens[path] = sums.tokens.get(path, 0) + weight * len(x)
-            add(sums.inputs, path, weight * x.sum(0))
-            add(sums.products, path, weight * (x.T @ x))
+        for x in calls if source == path else []:
+            sums.inputs.setdefault(path, Moments()).add(real_tokens(x, mask).float(), even_weights(x, mask))
 
 
 def add_gradients(sums: Accumulator, recorder: Recorder, mask: Tensor, logits: Tensor, direction: Tensor) -> None:
-    """Add the moments of the gradients of `direction · logits` at the recorded outputs.
+    """Add the moments of the gradients of `direction · logits` at the recorded outputs, and what follows from them.
 
     Calls that the examples of a batch share have no gradient of an example's own and are left out.
     """
@@ -152,10 +186,12 @@ def add_gradients(sums: Accumulator, recorder: Recorder, mask: Tensor, logits: T
         last = next(reversed(gradients.values()))
         scale = 1 / last.flatten(1).norm(dim=1).clamp(min=SMALLEST)
         for path, gradient in gradients.items():
-            rows = (gradient * scale[:, None, None]).flatten(0, 1)
-            add(sums.gradients, path, rows.T @ rows)
-            x = joined([recorder.inputs[path][i].detach() for i in calls[path]])
-            add(sums.fisher, path, squared_weight_gradients(gradient, x))
+            scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
+            add(sums.gradients, path, mode_gram(scaled.flatten(0, 1), 1))
+            add(sums.fisher, path, squared_weight_gradients(gradient, joined([read[i] for i in calls[path]])))
+            for x, weights in zip(read, call_weights(read, calls[path], scaled, mask), strict=True):
+                sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
+                sums.importance.setdefault(path, []).append(weights.cpu())
 
 
 def joined(calls: Sequence[Tensor]) -> Tensor:  # each [B, T, d] or [B, d] -> [B, tokens, d]
@@ -172,27 +208,14 @@ def squared_weight_gradients(gradient: Tensor, x: Tensor) -> Tensor:  # [B, T, o
     return (((gradient @ gradient.mT) @ x) * x).sum((0, 1))
 
 
-def is_own(x: Tensor, mask: Tensor) -> bool:
-    """Whether an input has the vectors of each example, and not some that all share, as the relative positions are."""
-    return x.shape[:2] == mask.shape if x.dim() == 3 else len(x) == len(mask)
-
-
-def real_tokens(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, in] -> [tokens, in]
-    """The vectors of real tokens; a tensor `[B, in]` has one vector for each example already."""
-    return x[mask] if x.dim() == 3 and is_own(x, mask) else x.flatten(0, -2)
-
-
-def weight_of(x: Tensor, mask: Tensor) -> float:
-    """How much each vector of an input counts: one, or so that what all examples share counts as much as their tokens.
-
-    An attention score of DeBERTa takes a token and a relative position on either side, one of each.
-    """
-    return 1.0 if is_own(x, mask) else mask.sum().item() / x.flatten(0, -2).shape[0]
-
-
 def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
-    total = sums.get(path)
-    sums[path] = value.double().cpu() if total is None else total + value.double().cpu()
+    """Add to the sum of one path."""
+    sums[path] = total(sums.get(path), value)
+
+
+def total(before: Tensor | None, value: Tensor) -> Tensor:
+    """A running sum in double precision, on the CPU."""
+    return value.double().cpu() if before is None else before + value.double().cpu()
 
 
 def random_direction(logits: Tensor, regression: bool, random: torch.Generator) -> Tensor:  # [B, C] -> [B, C]

@@ -103,7 +103,7 @@ def compress_model(
         group.set_factors(factors)
         lost = tensor - reconstruct(group.equation, factors)
         if norm is not None and statistics is not None and plan.name not in fitted:
-            correct_biases(model, plan, lost, statistics)
+            correct_biases(model, plan, lost, objective.view(statistics))
         reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)
 

@@ -54,6 +54,15 @@ class Objective:
     def needs_gradients(self) -> bool:
         return self.name in ("fisher", "loss")
 
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether a token counts as much as a change of what a layer makes of it matters to the loss."""
+        return self.name == "loss"
+
+    def view(self, statistics: Statistics) -> Statistics:
+        """The statistics with the moments of the inputs that this norm is made of."""
+        return statistics.by_importance() if self.weighs_tokens else statistics
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -86,6 +95,7 @@ def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | N
     if objective.name == "weights":
         return None
     assert statistics is not None, "every objective but the weights needs calibration"
+    statistics = objective.view(statistics)
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)

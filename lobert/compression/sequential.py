@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression.calibration import Recorder, add, real_tokens, weight_of
+from lobert.compression.calibration import Moments, Recorder, add
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
+from lobert.compression.importance import Reader, even_weights, real_tokens
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
@@ -37,7 +38,7 @@ from lobert.roles import (
 )
 
 Order = Literal["auto", "parallel", "sequential"]
-RIDGE = 1e-2  # of the mean variance of the inputs, on the change of the weight
+RIDGE = 3e-2  # of the mean variance of the inputs, on the change of the weight
 
 
 @dataclass(frozen=True)
@@ -54,36 +55,32 @@ class Step:
 
 
 @dataclass
-class Moments:
-    """Sums over tokens of the input x `[in]` of one step, and of the wanted outputs y `[out]` of its weights."""
+class Fit:
+    """What one weight `[out, in]` is fitted to: moments of its input x, of the wanted output y, and of both."""
 
-    tokens: float = 0
+    inputs: Moments = field(default_factory=Moments)
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add_input(self, x: Tensor, weight: float = 1) -> None:  # [tokens, in]
-        self.tokens += weight * len(x)
-        add(self.sums, "x", weight * x.sum(0))
-        add(self.sums, "xx", weight * (x.T @ x))
-
-    def add_wanted(self, path: str, y: Tensor, x: Tensor, weight: float = 1) -> None:  # [tokens, out], [tokens, in]
-        add(self.sums, f"{path} y", weight * y.sum(0))
-        add(self.sums, f"{path} yx", weight * (y.T @ x))
+    def add_wanted(self, y: Tensor, x: Tensor, weights: Tensor) -> None:  # [tokens, out], [tokens, in], [tokens]
+        y = y * weights.unsqueeze(1)
+        add(self.sums, "y", y.sum(0))
+        add(self.sums, "yx", y.T @ x)
 
     def mean(self, key: str) -> Tensor:
-        return self.sums[key] / self.tokens
+        return self.sums[key] / self.inputs.weight
 
-    def target(self, path: str, weight: Tensor) -> Tensor:
+    def target(self, weight: Tensor) -> Tensor:
         """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one."""
-        x = self.mean("x")
-        covariance = self.mean("xx") - torch.outer(x, x)
-        crossed = self.mean(f"{path} yx") - torch.outer(self.mean(f"{path} y"), x)
+        x = self.inputs.mean
+        covariance = self.inputs.moment - torch.outer(x, x)
+        crossed = self.mean("yx") - torch.outer(self.mean("y"), x)
         ridge = max(RIDGE * covariance.diagonal().mean().item(), torch.finfo(x.dtype).tiny)
         covariance.diagonal().add_(ridge)
         return torch.linalg.solve(covariance, crossed + ridge * weight, left=False)
 
-    def bias(self, path: str, weight: Tensor) -> Tensor:
+    def bias(self, weight: Tensor) -> Tensor:
         """The bias `[out]` with which the mean output is the wanted one."""
-        return self.mean(f"{path} y") - weight @ self.mean("x")
+        return self.mean("y") - weight @ self.inputs.mean
 
 
 @torch.no_grad()
@@ -101,6 +98,7 @@ def compress_in_order(
     `compress_model` does. Raises LobertError for a group whose weights do not all read one input of one layer.
     """
     steps = steps_of(model, plans)
+    importance = statistics.importance if objective.weighs_tokens else {}
     dense = copy.deepcopy(model.eval())
     stream = open_stream(dense, batches)
     fitted = fit_tables(model, plans)
@@ -109,8 +107,8 @@ def compress_in_order(
         here = [step for step in steps if step.layer == number]
         goals, wanted = goals_of(dense, number, here, stream, wanted)
         for step in here:
-            moments = measure(model, step, stream, drifted, goals)
-            fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
+            fits = measure(model, step, stream, drifted, goals, importance)
+            fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
         drifted = list(stream.run(model, number, drifted))
     for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
@@ -199,51 +197,58 @@ def measure(
     stream: Stream,
     hidden: Sequence[Tensor],
     goals: Sequence[Mapping[str, Sequence[Tensor]]],
-) -> dict[str, Moments]:
-    """The moments of each weight of one step in the model as it is now, its own weights still dense.
+    importance: Mapping[str, Tensor],
+) -> dict[str, Fit]:
+    """What each weight of one step is to be fitted to, in the model as it is now, its own weights still dense.
 
-    Weights that are called equally often have read the same, and have one `Moments` together.
+    Tokens count by their `importance`, by path; where there is none, alike.
     """
     whole = f"{layers_path(model)}.{step.layer}"
     in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
     calls = {path: len(goals[0][path]) for path in step.paths}
-    moments = {count: Moments() for count in calls.values()}
-    watched = {step.source, *in_sums, *in_sums.values(), *([whole] if max(moments) > 1 else [])}
+    fits, reader = new_fits(calls, bool(importance)), Reader(importance)
+    watched = {step.source, *in_sums, *in_sums.values(), *([whole] if max(calls.values()) > 1 else [])}
     runs = stream.watch(model, step.layer, hidden, watched)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
-        read = [(real_tokens(x, mask).float(), weight_of(x, mask)) for x in recorder.inputs[step.source]]
-        for count in moments:
-            for x, weight in read[:count]:
-                moments[count].add_input(x, weight)
+        read = [(real_tokens(x, mask).float(), even_weights(x, mask)) for x in recorder.inputs[step.source]]
+        added = set[int]()
         for path, count in calls.items():
             wanted = goal[path]
             if path in in_sums:  # the rest of the sum is what it is
                 wanted = [wanted[0] - (sum_at(recorder, in_sums[path], whole) - recorder.outputs[path][0])]
-            for y, (x, weight) in zip(wanted, read[:count], strict=True):
-                moments[count].add_wanted(path, real_tokens(y, mask).float(), x, weight)
-    return {path: moments[count] for path, count in calls.items()}
+            for y, (x, even) in zip(wanted, read[:count], strict=True):
+                weights = reader.take(path, x) if importance else even
+                fits[path].add_wanted(real_tokens(y, mask).float(), x, weights)
+                if id(fits[path].inputs) not in added:
+                    fits[path].inputs.add(x, weights)
+            added.add(id(fits[path].inputs))
+    return fits
+
+
+def new_fits(calls: Mapping[str, int], weighted: bool) -> dict[str, Fit]:
+    """One for each weight; those that are called equally often have read the same, and unweighted share its moments."""
+    shared = {count: Moments() for count in calls.values()}
+    return {path: Fit(Moments() if weighted else shared[count]) for path, count in calls.items()}
 
 
 def fit_group(
     model: PreTrainedModel,
     plan: GroupPlan,
     step: Step,
-    moments: Mapping[str, Moments],
+    fits: Mapping[str, Fit],
     objective: Objective,
     statistics: Statistics,
 ) -> list[Tensor]:
     """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
     target = torch.empty(plan.shape, dtype=torch.float64)
     paths = {block.path for block, _ in plan.slices}
-    wholes = {path: moments[path].target(path, linear_at(model, path).weight.double().cpu()) for path in paths}
+    wholes = {path: fits[path].target(linear_at(model, path).weight.double().cpu()) for path in paths}
     for block, index in plan.slices:
         target[index] = block.of(wholes[block.path])
-    now = replace(
-        statistics,
-        source={path: path for path in step.paths},
-        mean={path: moments[path].mean("x") for path in step.paths},
-        second_moment={path: moments[path].mean("xx") for path in step.paths},
-    )
+    means = {path: fits[path].inputs.mean for path in step.paths}
+    moments = {path: fits[path].inputs.moment for path in step.paths}
+    now = replace(statistics, source={path: path for path in means}, mean=means, second_moment=moments)
+    now = replace(now, weighted_mean=means, weighted_moment=moments)
     method = factorization(plan.factorization)
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
     found = reconstruct(method.equation(plan.stack), factors)
@@ -251,6 +256,6 @@ def fit_group(
         linear = linear_at(model, block.path)
         matrix_at(model, block).copy_(found[index])
         if linear.bias is not None:
-            rows, own = block.rows(len(linear.bias)), moments[block.path]
-            linear.bias[rows] = own.bias(block.path, linear.weight.double().cpu())[rows].to(linear.bias)
+            rows, own = block.rows(len(linear.bias)), fits[block.path]
+            linear.bias[rows] = own.bias(linear.weight.double().cpu())[rows].to(linear.bias)
     return factors

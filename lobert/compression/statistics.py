@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,10 @@ from lobert.blocks import Block
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 3  # raised when the same examples come to give other moments, or stand otherwise on disk
-TABLES = ("mean", "second_moment", "gradient", "fisher")
+STATISTICS_VERSION = 4  # raised when the same examples come to give other moments, or stand otherwise on disk
+TABLES = ("mean", "second_moment", "gradient", "fisher", "weighted_mean", "weighted_moment", "importance")
 ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
-SYMMETRIC = ("second_moment", "gradient")
+SYMMETRIC = ("second_moment", "gradient", "weighted_moment")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Statistics:
         gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples that count alike (see
             `calibrate`); empty where the gradients were not asked for.
         fisher: `[in]`, sums over outputs of the squared gradient of the weight, averaged over examples.
+        weighted_mean, weighted_moment: as `mean` and `second_moment`, but of each path, and each token counting by its
+            importance; empty where the gradients were not asked for.
+        importance: `[tokens]`, of each path, how much each real token counts, in the order of the examples; 1 on
+            average.
     """
 
     source: Mapping[str, str]
@@ -39,6 +43,14 @@ class Statistics:
     second_moment: Mapping[str, Tensor]
     gradient: Mapping[str, Tensor]
     fisher: Mapping[str, Tensor]
+    weighted_mean: Mapping[str, Tensor]
+    weighted_moment: Mapping[str, Tensor]
+    importance: Mapping[str, Tensor]
+
+    def by_importance(self) -> "Statistics":
+        """The same, with tokens counting by their importance in the moments of the inputs."""
+        source = {path: path for path in self.weighted_mean}
+        return replace(self, source=source, mean=self.weighted_mean, second_moment=self.weighted_moment)
 
     def input_mean(self, block: Block) -> Tensor:
         """Mean `[in]` of what a weight, or a block of one, reads."""
