@@ -22,7 +22,7 @@ from lobert.loggers import WandbSettings
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
-STAGES = ("plan", "teacher", "knowledge", "student", "evaluate")
+STAGES = ("plan", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {
     "stage": STAGES,
     "knowledge": ("disk", "live"),

@@ -143,15 +143,21 @@ def find_records(folder: Path) -> tuple[list[Record], list[str]]:
     Raises:
         LobertError: the folder does not exist.
     """
+    runs, broken = find_runs(folder)
+    return list(runs.values()), broken
+
+
+def find_runs(folder: Path) -> tuple[dict[Path, Record], list[str]]:
+    """As `find_records`, each record under the folder of its run."""
     if not folder.is_dir():
         raise LobertError(f"no folder '{folder}': give the output_dir of the runs")
-    records, broken = [], []
+    runs, broken = {}, []
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:
-            records.append(read_record(path))
+            runs[path.parent] = read_record(path)
         except LobertError as error:
             broken.append(str(error))
-    return records, broken
+    return runs, broken
 
 
 def environment(device: "torch.device") -> dict[str, Any]:

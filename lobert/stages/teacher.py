@@ -14,7 +14,7 @@ from lobert.artefacts import Recipe, make_folder
 from lobert.checkpoint import load
 from lobert.encoder import build_classifier, model_key
 from lobert.errors import LobertError
-from lobert.evaluation import Predictions, predict_dev
+from lobert.evaluation import Predictions, predict_splits
 from lobert.stages.workspace import Workspace, batches_for, finish_model
 from lobert.teacher import Teacher
 from lobert.trainer import fit
@@ -51,20 +51,25 @@ def make_teacher(work: Workspace, loggers: Sequence[Logger] = ()) -> Path:
 
 def teacher_predictions(work: Workspace, teacher: Path) -> Predictions:
     """The teacher's logits on the labelled dev splits, found or computed."""
+    return stored_predictions(work, teacher, work.job.task.eval_splits)
+
+
+def stored_predictions(work: Workspace, teacher: Path, splits: Sequence[str]) -> Predictions:
+    """The teacher's logits on some splits, found or computed: all its students share them."""
     job = work.job
-    recipe = {"teacher": model_key(teacher), "data": {split: work.data_key[split] for split in job.task.eval_splits}}
+    recipe = {"teacher": model_key(teacher), "data": {split: work.data.splits[split].fingerprint for split in splits}}
     folder = job.store.path("predictions", f"{job.task.name}_{job.encoder.name}", recipe)
-    make_folder(folder, recipe, partial(compute_predictions, work, teacher))
+    make_folder(folder, recipe, partial(compute_predictions, work, teacher, splits))
     try:
         return load_file(folder / PREDICTIONS_FILE)
     except (OSError, SafetensorError) as error:
         raise LobertError(f"{folder} cannot be read ({error}): delete it and run again to make it anew") from None
 
 
-def compute_predictions(work: Workspace, teacher: Path, folder: Path) -> None:
-    """Run the teacher over the dev splits."""
+def compute_predictions(work: Workspace, teacher: Path, splits: Sequence[str], folder: Path) -> None:
+    """Run the teacher over the splits."""
     model = load(teacher).to(work.job.machine.device)
-    save_file(dict(predict_dev(model, work.data)), folder / PREDICTIONS_FILE)
+    save_file(dict(predict_splits(model, work.data, splits)), folder / PREDICTIONS_FILE)
 
 
 def train_teacher(work: Workspace, loggers: Sequence[Logger], folder: Path) -> None:
