@@ -65,22 +65,22 @@ class EncoderSource:
         )
 
 
-def local_or_hub(path: str) -> Path:
-    """A folder as it is, or the hub's files in the local cache."""
+def local_or_hub(path: str, setting: str = "encoder.path") -> Path:
+    """A folder as it is, or the hub's files in the local cache; `setting` is what a complaint names."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise LobertError(f"encoder.path={path} is a folder without config.json: give a Hugging Face model folder")
+            raise LobertError(f"{setting}={path} is a folder without config.json: give a Hugging Face model folder")
         return folder
     if path.startswith((".", "/", "~")):
-        raise LobertError(f"encoder.path={path}: there is no such folder")
+        raise LobertError(f"{setting}={path}: there is no such folder")
     try:
         return Path(snapshot_download(path, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
-            f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
-            "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
+            f"{setting}={path} is neither a folder here nor to be had from the hub ({type(error).__name__}): "
+            f"check the name and the network, or type {setting}=FOLDER, or encoder=minilm, which needs no network"
         ) from None
 
 
@@ -146,24 +146,33 @@ def model_key(folder: Path) -> str:
     return hash_files(folder, ("config.json", "*.safetensors"))
 
 
+def classifier_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of the head; `labels` empty means regression."""
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def dropout_settings(dropout: float | None) -> dict[str, Any]:
+    """What a configuration says of dropout, in place of its own; nothing for None."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return {} if dropout is None else dict.fromkeys(names, dropout)
+
+
 def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None) -> PreTrainedModel:
     """A sequence classifier on the encoder in `folder`; `labels` empty means regression.
 
     A head that the folder does not hold is drawn from `seed`.
     """
-    settings: dict[str, Any] = {"num_labels": len(labels) or 1}
-    if labels:
-        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if dropout is not None:
-        settings |= {
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": dropout,
-            "classifier_dropout": dropout,
-        }
+    settings = {**classifier_settings(labels), **dropout_settings(dropout)}
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
-        config.problem_type = "single_label_classification" if labels else "regression"
         return AutoModelForSequenceClassification.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )

@@ -26,10 +26,11 @@ from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_
 from lobert.results.table import print_summary
 from lobert.roles import encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
+from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
 from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
-from lobert.stages.teacher import make_teacher, teacher_folder, teacher_predictions
+from lobert.stages.teacher import found_teacher, make_teacher, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     if job.stage == "plan":
         show_plan(work)
         return None
-    with clock.stage("teacher", found=teacher_folder(work).exists()):
-        teacher = make_teacher(work, [wandb.logger("teacher")] if wandb else [])
+    found = found_teacher(work)
+    with clock.stage("teacher", found=found is not None):
+        teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
     if not job.reaches("knowledge"):
@@ -157,6 +159,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         **environment(torch.device(job.machine.device)),
         config_hash=job.config_hash,
         teacher_fingerprint=model_key(teacher),
+        teacher_search=tried(work),
         student_path=str(student),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

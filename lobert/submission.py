@@ -129,7 +129,8 @@ def told_apart(runs: Runs) -> str:
     differing = {key: sorted({as_text(row[key]) for row in rows}) for key in CHOOSE_BY}
     ways = [f"{key}={' or '.join(values)}" for key, values in differing.items() if len(values) > 1]
     shorter = [way for way in ways if not way.startswith("config_hash")] or ways
-    return f"choose by {', '.join(shorter)}; or give the folder of one of {', '.join(map(str, sorted(runs)))}"
+    choose = f"choose by {', '.join(shorter)}, or " if shorter else ""
+    return f"{choose}give the folder of one of {', '.join(map(str, sorted(runs)))}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lobert.factorizations.numerics import mode_gram
 from lobert.results.table import render
 from lobert.roles import keep_first_layers, own_config
 from lobert.stages.student import compress_start, start_recipe, student_start
-from lobert.stages.teacher import teacher_folder
+from lobert.stages.teacher import found_teacher, make_teacher
 from lobert.stages.workspace import Workspace, planned
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def show_plan(work: Workspace) -> None:
 def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model to look at, and what it is: the teacher where it is there already, otherwise the bare encoder."""
     job = work.job
-    teacher = teacher_folder(work)
-    if teacher.exists():
+    teacher = make_teacher(work) if job.brought else found_teacher(work)
+    if teacher is not None:
         return student_start(work, teacher), start_recipe(work, teacher)
     if job.init == "teacher" and (job.objective.name != "weights" or job.refit_head):
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")

@@ -12,7 +12,7 @@ from lobert.encoder import model_key
 from lobert.errors import LobertError, suggest
 from lobert.evaluation import Predictions, predict_splits
 from lobert.predictions import answers, write_answers
-from lobert.stages.teacher import stored_predictions
+from lobert.stages.outputs import stored_predictions
 from lobert.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
