@@ -9,7 +9,7 @@ from typing import Any
 
 from lobert.cli import USER_ERROR
 from lobert.errors import LobertError, suggest
-from lobert.results.glue import GLUE_FILES, check_answers, filled, write_zip
+from lobert.results.glue import GLUE_FILES, check_answers, filled, read_answers, write_zip
 from lobert.results.record import Record, find_runs
 
 CHOOSE_BY = (  # settings that a run is chosen by, and told apart by in a message
@@ -46,8 +46,8 @@ def gather(what: Sequence[str], output: Path, who: str, fill: bool) -> list[str]
 
     Raises LobertError where a file is missing and not to be filled, is in several runs, or is not what GLUE takes.
     """
-    settings = dict(word.split("=", 1) for word in what if "=" in word)
-    folders = [Path(word) for word in what if "=" not in word] or [Path("outputs")]
+    folders = [Path(word) for word in what if "=" not in word or Path(word).is_dir()] or [Path("outputs")]
+    settings = dict(word.split("=", 1) for word in what if Path(word) not in folders)
     runs = chosen(all_runs(folders), settings)
     sources = {name: found for name in GLUE_FILES if (found := source(name, runs, who)) is not None}
     missing = [name for name in GLUE_FILES if name not in sources]
@@ -58,9 +58,7 @@ def gather(what: Sequence[str], output: Path, who: str, fill: bool) -> list[str]
             f"GLUE takes all 11 files, and there is none for {', '.join(missing)}: run these tasks with stage=predict, "
             "or type --fill to answer them with one class throughout"
         )
-    files = {
-        name: sources[name].read_text(encoding="utf-8") if name in sources else filled(name) for name in GLUE_FILES
-    }
+    files = {name: read_answers(sources[name]) if name in sources else filled(name) for name in GLUE_FILES}
     for name, path in sources.items():
         check_answers(name, files[name], path)
     write_zip(output, files)

@@ -176,6 +176,7 @@ WAYS = [  # (arguments, exit code, words)
     (["--teacher", "--fill"], 0, "2 files of the teachers, 9 filled"),
     (["decomp=svt"], 2, "no run has decomp=svt: did you mean 'svd'"),
     (["keep=a", "--fill"], 2, "no run has keep=a"),
+    (["--teacher", "--fill", "-o", "."], 2, "is a folder: name the zip"),
 ]
 
 
@@ -203,6 +204,7 @@ BROKEN = [
     (lambda rows: [*rows[:3], "2\tentailment", *rows[4:]], "line 4: '2 entailment'"),
     (lambda rows: [*rows[:3], "2", *rows[4:]], "line 4"),
     (lambda rows: [], "does not begin"),
+    (lambda rows: [*rows[:-1], "145\t\udcff"], "cannot be read"),
 ]
 
 
@@ -211,7 +213,8 @@ def test_a_file_that_glue_would_refuse_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, words: str
 ) -> None:
     path = predicted(tmp_path, 1, "WNLI") / "predictions" / "student" / "WNLI.tsv"
-    path.write_text("".join(f"{row}\n" for row in spoil(path.read_text().splitlines())))  # type: ignore[operator]
+    rows = spoil(path.read_text().splitlines())  # type: ignore[operator]
+    path.write_text("".join(f"{row}\n" for row in rows), errors="surrogateescape")
     assert main([str(tmp_path), "--fill", "-o", str(tmp_path / "x.zip")]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.glob("*x.zip*"))

@@ -295,13 +295,29 @@ def test_a_teacher_at_chance_is_refused_unless_it_is_forced(good: Path, data: Pa
         run_brought(tmp_path / "out", data, folder, "stage=teacher")
 
 
-def test_a_foreign_tokenizer_is_refused(good: Path, data: Path, tmp_path: Path) -> None:
-    folder = copied(good, tmp_path / "theirs")
-    tokenizer = AutoTokenizer.from_pretrained(good)
+def add_token(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["unheard"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(LobertError, match="is not the teacher's: it has a token"):
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (add_token, "is not the teacher's: it has a token"),
+        (partial(edit_config, id2label={"0": "a", "1": "b", "2": "c"}), "which are not the task's"),
+        (partial(edit_config, model_type="gpt2"), "gpt2"),
+    ],
+)
+def test_a_refused_teacher_leaves_nothing(
+    good: Path, data: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    folder = copied(good, tmp_path / "theirs")
+    spoil(folder)
+    with pytest.raises(LobertError) as caught:
         run_brought(tmp_path / "out", data, folder, "stage=teacher")
+    assert words in one_sentence(caught.value)
+    assert not (tmp_path / "out" / "artefacts" / "teacher").exists()
 
 
 @pytest.mark.parametrize(

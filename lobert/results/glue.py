@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lobert.errors import LobertError
+from lobert.errors import LobertError, first_line
 
 HEADER = "index\tprediction"
 ZERO_ONE, TWO_WAY = ("0", "1"), ("entailment", "not_entailment")
@@ -54,6 +54,14 @@ def filled(name: str) -> str:
     return "\n".join([HEADER, *(f"{row}\t{known.filler}" for row in range(known.rows))]) + "\n"
 
 
+def read_answers(path: Path) -> str:
+    """The content of a file; LobertError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LobertError(f"{path} cannot be read ({first_line(error)}): run stage=predict again") from None
+
+
 def check_answers(name: str, text: str, where: Path) -> None:
     """Raise LobertError where the content of a file is not what GLUE takes under this name."""
     known = GLUE_FILES[name]
@@ -83,7 +91,9 @@ def possible(known: GlueFile, answer: str) -> bool:
 
 
 def write_zip(path: Path, files: Mapping[str, str]) -> None:
-    """Write the files, without a folder, so that there is the whole zip or none."""
+    """Write the files, without a folder, so that there is the whole zip or none; LobertError where that fails."""
+    if path.is_dir():
+        raise LobertError(f"{path} is a folder: name the zip, as in -o {path / 'submission.zip'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

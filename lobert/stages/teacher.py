@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
+from transformers import PreTrainedModel
 
 from lobert.artefacts import Recipe, make_folder, write_atomic
 from lobert.brought import brought_key, load_brought
@@ -77,18 +78,18 @@ def make_teacher(work: Workspace, loggers: Sequence[Logger] = ()) -> Path:
 
 def bring_teacher(work: Workspace) -> Path:
     """The folder of the teacher that was brought along, its classes in the task's order, its dev scores measured."""
-    recipe = brought_recipe(work)
+    job, recipe = work.job, brought_recipe(work)
     folder = folder_of(work, recipe)
-    make_folder(folder, recipe, partial(adopt_teacher, work))
+    if not folder.exists():
+        assert job.brought is not None
+        model, order = load_brought(work.encoder, job.brought, job.task, job.encoder.dropout)
+        make_folder(folder, recipe, partial(adopt_teacher, work, model, order))
     return folder
 
 
-def adopt_teacher(work: Workspace, folder: Path) -> None:
-    """Read the classifier that was brought along and save it as a teacher."""
-    job = work.job
-    assert job.brought is not None
-    model, order = load_brought(work.encoder, job.brought, job.task, job.encoder.dropout)
-    model.to(job.machine.device)
+def adopt_teacher(work: Workspace, model: PreTrainedModel, order: list[int], folder: Path) -> None:
+    """Measure the classifier that was brought along and save it as a teacher."""
+    model.to(work.job.machine.device)
     finish_model(work, model, folder, {"order": order})
 
 
