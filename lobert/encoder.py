@@ -5,6 +5,7 @@ import logging
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,28 +72,34 @@ class EncoderSource:
         )
 
 
-def local_or_hub(path: str) -> Path:
-    """A folder as it is, or the hub's files in the local cache: "name", or "name@revision"."""
+def local_or_hub(path: str, setting: str = "encoder.path", other_weights: str | None = None) -> Path:
+    """A folder as it is, or the hub's files in the local cache: "name", or "name@revision".
+
+    `setting` is what a complaint names; `other_weights` are the files to fetch where the hub has no safetensors.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise LobertError(f"encoder.path={path} is a folder without config.json: give a Hugging Face model folder")
+            raise LobertError(f"{setting}={path} is a folder without config.json: give a Hugging Face model folder")
         return folder
     if path.startswith((".", "/", "~")):
-        raise LobertError(f"encoder.path={path}: there is no such folder")
+        raise LobertError(f"{setting}={path}: there is no such folder")
     name, _, revision = path.partition("@")
+    fetch = partial(snapshot_download, name, revision=revision or None)
     try:
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
+        found = Path(fetch(allow_patterns=list(MODEL_FILES)))
+        if other_weights is not None and not any(found.glob("*.safetensors")):
+            return Path(fetch(allow_patterns=[*MODEL_FILES, other_weights]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
-            f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
-            "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
+            f"{setting}={path} is neither a folder here nor to be had from the hub ({type(error).__name__}): "
+            f"check the name and the network, or type {setting}=FOLDER, or encoder=minilm, which needs no network"
         ) from None
     if not any(found.glob("*.safetensors")):
         raise LobertError(
             f"the hub has no weights of '{path}' in the safetensors format, and LoBERT reads no pickles: name a "
-            f"revision that has them, encoder.path={name}@REVISION, or convert a copy and type encoder.path=FOLDER"
+            f"revision that has them, {setting}={name}@REVISION, or convert a copy and type {setting}=FOLDER"
         )
     return found
 
@@ -168,18 +175,26 @@ def model_key(folder: Path) -> str:
     return hash_files(folder, ("config.json", "*.safetensors"))
 
 
+def classifier_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of the head; `labels` empty means regression."""
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
 def build_classifier(folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None) -> PreTrainedModel:
     """A sequence classifier on the encoder in `folder`; `labels` empty means regression.
 
     A head that the folder does not hold is drawn from `seed`.
     """
-    settings: dict[str, Any] = {"num_labels": len(labels) or 1}
-    if labels:
-        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     torch.manual_seed(seed)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
-        config.problem_type = "single_label_classification" if labels else "regression"
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **classifier_settings(labels))
         if dropout is not None:
             set_dropout(config, dropout)
         return AutoModelForSequenceClassification.from_pretrained(

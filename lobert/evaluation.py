@@ -52,12 +52,17 @@ def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoad
     return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
 
 
+def predict_splits(model: nn.Module, data: TextDataModule, splits: Iterable[str]) -> Predictions:
+    """Logits of the model on each of the splits."""
+    loaders = {split: every_example(data, split) for split in splits}
+    return {
+        split: predict(model, track(loader, f"predicting {split}", len(loader))) for split, loader in loaders.items()
+    }
+
+
 def predict_dev(model: nn.Module, data: TextDataModule) -> Predictions:
     """Logits of the model on every labelled dev split."""
-    loaders = {split: every_example(data, split) for split in data.eval_splits}
-    return {
-        split: predict(model, track(loader, f"evaluating on {split}", len(loader))) for split, loader in loaders.items()
-    }
+    return predict_splits(model, data, data.eval_splits)
 
 
 def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> dict[str, float]:

@@ -48,12 +48,13 @@ def write_local(task: Task, root: Path) -> Path:
     folder = root / task.local.folder
     folder.mkdir(parents=True, exist_ok=True)
     for split, file in task.local.files.items():
-        names = task.local.columns.get(split) or ("index", *task.local.text, task.local.label)
+        names = task.local.columns.get(split) or (task.local.index, *task.local.text, task.local.label)
         if not task.is_labelled(split):
             names = tuple(name for name in names if name != task.local.label)
         lines = [] if split in task.local.columns else ["\t".join(names)]
         for row in range(ROWS):
             cells = {name: text_of(split, i, row) for i, name in enumerate(task.local.text)}
+            cells[task.local.index] = str(row + 1)
             label = label_of(task, row)
             cells[task.local.label] = str(label) if task.is_regression else task.local.values[int(label)]
             lines.append("\t".join(cells.get(name, "x") for name in names))
@@ -68,7 +69,7 @@ def write_hub(task: Task, root: Path) -> Path:
     for split in task.hub.splits:
         rows = [
             {name: text_of(split, i, row) for i, name in enumerate(task.hub.text)}
-            | {task.hub.label: label_of(task, row) if task.is_labelled(split) else -1, "idx": row}
+            | {task.hub.label: label_of(task, row) if task.is_labelled(split) else -1, "idx": row + 1}
             for row in range(ROWS)
         ]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -116,6 +117,7 @@ def test_hub_and_local_give_the_same_examples(name: str, tmp_path: Path) -> None
         assert local[split].features == hub[split].features
         assert local[split]["text_a"][:] == [text_of(split, 0, row) for row in range(ROWS)]
         assert ("label" in local[split].column_names) == task.is_labelled(split)
+        assert ("id" in local[split].column_names) == (not task.is_labelled(split)) == (split in task.test)
         assert fingerprint_examples(local[split]) == fingerprint_examples(hub[split])
     labels = [label_of(task, row) for row in range(ROWS)]
     assert local["train"]["label"][:] == pytest.approx(labels)
@@ -188,6 +190,15 @@ def test_broken_rows_of_qqp_are_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     assert "left out 1" in caplog.text
 
 
+def test_a_broken_test_row_of_qqp_is_an_error(tmp_path: Path) -> None:
+    """A submission needs every row."""
+    task = read_task("QQP", data_dir=str(tmp_path))
+    write_local(task, tmp_path)
+    edit(lambda text: text + "7\tonly two\n")(tmp_path / "QQP" / "test.tsv")
+    with pytest.raises(LobertError, match=r"test\.tsv, line \d+: 2 fields"):
+        load_examples(task)
+
+
 def test_missing_folder_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(LobertError, match=r"MNLI/dev_matched\.tsv"):
         load_examples(read_task("MNLI", data_dir=str(tmp_path / "nowhere")))
@@ -246,6 +257,9 @@ def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
         ({"max_length": 2}, "8 or more"),
         ({"train_examples": 0}, "1 or more"),
         ({"eval": {}}, "at least one labelled split"),
+        ({"test": {"a": "RTE", "b": "RTE"}}, "a file of its own"),
+        ({"score_range": [0, 5]}, "for a regression only"),
+        ({"labels": [], "score_range": [5, 0]}, "least and largest"),
         ({"source": "dmo"}, "did you mean 'demo'"),
         ({"local": {"foldr": "RTE"}}, "task.local.foldr is not a known key: did you mean 'folder'"),
     ],
@@ -285,6 +299,8 @@ def test_tokens_equal_the_tokenizer_row_by_row(
             assert row["input_ids"].tolist() == expected["input_ids"]
             assert row["token_type_ids"].tolist() == expected["token_type_ids"]
             assert row.get("label") == data[i].get("label")
+        ids = None if tokens.ids is None else tokens.ids.tolist()
+        assert ids == (data["id"][:] if "id" in data.column_names else None)
 
 
 def test_tokens_are_made_once_and_mapped_from_disk(

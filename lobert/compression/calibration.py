@@ -65,7 +65,7 @@ class Accumulator:
         """The averages. Where no gradient reached a linear, all its tokens count alike."""
         alike = {path: self.inputs[self.source[path]] for path, sums in self.weighted.items() if not sums.weight}
         weighted = {**self.weighted, **alike}
-        importance = {path: torch.cat(weights) for path, weights in self.importance.items()}
+        importance = {path: torch.cat(weights).double() for path, weights in self.importance.items()}
         return Statistics(
             source=self.source,
             mean={path: sums.mean for path, sums in self.inputs.items()},

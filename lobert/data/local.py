@@ -74,19 +74,21 @@ def _places(task: Task, layout: LocalLayout, path: Path, split: str, names: list
     wanted = dict(zip(("text_a", "text_b"), layout.text, strict=False))
     if task.is_labelled(split):
         wanted["label"] = layout.label
+    elif layout.index is not None:
+        wanted["id"] = layout.index
     for name in wanted.values():
         if name not in names:
             raise LobertError(f"{path} has no column '{name}': {suggest(name, names)}")
     return {column: names.index(name) for column, name in wanted.items()}
 
 
-def _complete(layout: LocalLayout, path: Path, width: int, rows: NumberedRows) -> NumberedRows:
-    """The rows that have all fields; the others are an error, or left out where the layout allows it."""
+def _complete(skip: bool, path: Path, width: int, rows: NumberedRows) -> NumberedRows:
+    """The rows that have all fields; the others are an error, or left out with `skip`."""
     skipped = 0
     for number, row in rows:
         if len(row) >= width:
             yield number, row
-        elif layout.skip_incomplete:
+        elif skip:
             skipped += 1
         else:
             raise LobertError(f"{path}, line {number}: {len(row)} fields where {width} are expected")
@@ -98,7 +100,8 @@ def _read_split(task: Task, layout: LocalLayout, folder: Path, split: str) -> Co
     path = folder / layout.files[split]
     names, rows = _rows(layout, path, split)
     places = _places(task, layout, path, split, names)
-    complete = list(_complete(layout, path, len(names), rows))
+    skip = layout.skip_incomplete and task.is_labelled(split)  # a submission needs every test row
+    complete = list(_complete(skip, path, len(names), rows))
     columns: Columns = {column: [row[place] for _, row in complete] for column, place in places.items()}
     if "label" in columns:
         parse = _parser(task, layout)

@@ -4,7 +4,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ TEXT_COLUMNS = ("text_a", "text_b")
 def load_examples(task: Task) -> dict[str, Dataset]:
     """All splits of a task, "train" first.
 
-    Columns: `text_a`, `text_b` for pairs, and `label` (class id, or score) in the labelled splits only.
+    Columns: `text_a`, `text_b` for pairs, `label` (class id, or score) in the labelled splits only, and `id`, the
+    index of a submission, in those others whose layout has one.
 
     Raises:
         LobertError: files, columns, labels or the network are not there, or not as the task's layout says.
@@ -46,17 +47,13 @@ def fingerprint_examples(dataset: Dataset) -> str:
     return fingerprint(dataset[:], length=16)
 
 
-def _features(task: Task, labelled: bool) -> Features:
-    columns = {name: Value("string") for name in TEXT_COLUMNS[: len(task.text)]}
-    label = {"label": Value("float32" if task.is_regression else "int64")} if labelled else {}
-    return Features({**columns, **label})
+def _features(task: Task, names: Iterable[str]) -> Features:
+    label = Value("float32" if task.is_regression else "int64")
+    return Features({name: label if name == "label" else Value("string") for name in names})
 
 
 def _from_rows(task: Task, splits: dict[str, dict[str, list[Any]]]) -> dict[str, Dataset]:
-    return {
-        split: Dataset.from_dict(columns, features=_features(task, task.is_labelled(split)))
-        for split, columns in splits.items()
-    }
+    return {split: Dataset.from_dict(columns, features=_features(task, columns)) for split, columns in splits.items()}
 
 
 def _subset(task: Task, train: Dataset) -> Dataset:
@@ -115,7 +112,8 @@ def _hub_split(task: Task, layout: HubLayout, split: str) -> Dataset:
             f"set task.data_dir=FOLDER or {DATA_DIR_VARIABLE} to a folder with GLUE's files"
         ) from None
     labelled = task.is_labelled(split)
-    wanted = (*layout.text, *([layout.label] if labelled else []))
+    index = None if labelled else layout.index
+    wanted = (*layout.text, *([layout.label] if labelled else []), *([index] if index else []))
     if missing := [name for name in wanted if name not in table.column_names]:
         raise LobertError(
             f"{layout.path}, split {split}: no column {', '.join(missing)}; found {', '.join(table.column_names)}"
@@ -123,6 +121,8 @@ def _hub_split(task: Task, layout: HubLayout, split: str) -> Dataset:
     columns = {name: table[column][:] for name, column in zip(TEXT_COLUMNS, layout.text, strict=False)}
     if labelled:
         columns["label"] = _class_ids(task, f"{layout.path}, split {split}", table[layout.label][:])
+    if index:
+        columns["id"] = [str(value) for value in table[index][:]]
     return _from_rows(task, {split: columns})[split]
 
 

@@ -17,13 +17,17 @@ def _tuple(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class HubLayout:
-    """A data set of the Hugging Face hub, or a local folder that `datasets.load_dataset` reads."""
+    """A data set of the Hugging Face hub, or a local folder that `datasets.load_dataset` reads.
+
+    `index` is the column by which a submission names the test examples; None numbers them from 0.
+    """
 
     path: str
     splits: tuple[str, ...]
     text: tuple[str, ...]
     label: str = "label"
     config: str | None = None
+    index: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "splits", _tuple(self.splits))
@@ -35,8 +39,8 @@ class LocalLayout:
     """A folder of tab-separated files, as GLUE is downloaded.
 
     `values` are the strings that stand for the classes, in id order; `columns` names, by split, the columns of the
-    files that have no header; `skip_incomplete` leaves out rows with too few fields, as the hub's copy
-    of the data does.
+    files that have no header; `skip_incomplete` leaves out labelled rows with too few fields, as the hub's copy
+    of the data does; `index` is as in `HubLayout`.
     """
 
     folder: str
@@ -46,6 +50,7 @@ class LocalLayout:
     values: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skip_incomplete: bool = False
+    index: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", _tuple(self.text))
@@ -74,6 +79,8 @@ class Task:
         labels: class names in id order; empty for regression.
         metrics: keys of `lobert.data.metrics.METRICS`; the first is the main one.
         eval: labelled dev splits, each with the suffix its metrics carry ("" for the first).
+        test: splits to predict for a submission, each with the name of its file (without ".tsv").
+        score_range: least and largest score of a regression; None where there is no limit.
         max_length: tokens kept of a text or a pair.
         train_examples: use only so many training examples, the same for every seed; None for all.
         data_dir: folder with the task's own folder in it, or that folder; None for `LOBERT_DATA_DIR`, else the hub.
@@ -86,6 +93,8 @@ class Task:
     metrics: tuple[str, ...]
     labels: tuple[str, ...] = ()
     eval: Mapping[str, str] = field(default_factory=lambda: {"validation": ""})
+    test: Mapping[str, str] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
     max_length: int = 128
     train_examples: int | None = None
     data_dir: str | None = None
@@ -96,6 +105,8 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("text", "metrics", "labels"):
             object.__setattr__(self, name, _tuple(getattr(self, name)))
+        if self.score_range is not None:
+            object.__setattr__(self, "score_range", tuple(self.score_range))
         object.__setattr__(self, "hub", _layout(HubLayout, self.hub, "task.hub"))
         object.__setattr__(self, "local", _layout(LocalLayout, self.local, "task.local"))
         self._check()
@@ -109,11 +120,18 @@ class Task:
             ("text", len(self.text) not in (1, 2), "one or two columns"),
             ("labels", len(self.labels) == 1, "two or more classes, or none for regression"),
             ("eval", not self.eval, "at least one labelled split"),
+            ("test", len(set(self.test.values())) < len(self.test), "a file of its own for each split"),
+            ("score_range", not self._range_fits(), "least and largest score, for a regression only, or null"),
             ("max_length", self.max_length < 8, "8 or more tokens"),
             ("train_examples", self.train_examples is not None and self.train_examples < 1, "1 or more, or null"),
         ):
             if wrong:
                 raise LobertError(f"task {self.name}: {name}={getattr(self, name)!r} will not do, give {want}")
+
+    def _range_fits(self) -> bool:
+        """Whether the score range is none, or two numbers in order, of a regression."""
+        limits = self.score_range
+        return limits is None or (not self.labels and len(limits) == 2 and limits[0] < limits[1])
 
     @property
     def is_regression(self) -> bool:
@@ -124,6 +142,11 @@ class Task:
     def num_outputs(self) -> int:
         """Width of the classifier: classes, or 1 for a score."""
         return len(self.labels) or 1
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """How a submission spells the classes, in id order: as the task's own files do."""
+        return self.local.values if self.local is not None and self.local.values else self.labels
 
     @property
     def main_metric(self) -> str:

@@ -17,7 +17,7 @@ from lobert.data.sources import fingerprint_examples
 
 CHUNK = 1000  # rows given to the tokenizer at once
 BAR_FROM = 20_000  # rows; fewer take a second or two
-FIELDS = ("input_ids", "token_type_ids", "offsets", "labels")
+FIELDS = ("input_ids", "token_type_ids", "offsets", "labels", "ids")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class TokenizedSplit:
         offsets: `[rows + 1]` int64.
         labels: `[rows]` int64 class ids or float32 scores, or None where they are hidden.
         fingerprint: of the examples, the tokenizer and the maximum length.
+        ids: `[rows]` strings by which a submission names the examples, or None where they have none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class TokenizedSplit:
     offsets: np.ndarray
     labels: np.ndarray | None
     fingerprint: str
+    ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -69,7 +71,7 @@ def tokenize(
     """Tokenize all splits, or find them in `store` under kind "tokens".
 
     Args:
-        examples: splits with columns text_a, (text_b), (label).
+        examples: splits with columns text_a, (text_b), (label), (id).
         max_length: tokens kept of a text or pair; the longer text of a pair is cut first.
         name: of the artefact's folder; the task's name.
         tokenizer_key: content hash of the tokenizer.
@@ -115,6 +117,8 @@ def _arrays(data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, 
     if "label" in data.column_names:
         arrays["labels"] = np.asarray(data["label"][:])
         arrays["labels"] = arrays["labels"].astype(np.int64 if arrays["labels"].dtype.kind == "i" else np.float32)
+    if "id" in data.column_names:
+        arrays["ids"] = np.asarray(data["id"][:], dtype=np.str_)
     return arrays
 
 

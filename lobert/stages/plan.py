@@ -27,7 +27,7 @@ from lobert.results.table import render
 from lobert.roles import keep_first_layers, matrix_at, own_config
 from lobert.stages.calibration import input_statistics
 from lobert.stages.student import compress_start, start_recipe, student_start
-from lobert.stages.teacher import teacher_folder
+from lobert.stages.teacher import found_teacher, make_teacher
 from lobert.stages.workspace import Workspace, planned
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ def show_plan(work: Workspace) -> None:
 
 def is_start(work: Workspace) -> bool:
     """Whether the model that is looked at is the one that a student would start from, and no stand-in for a teacher."""
-    return work.job.init == "pretrained" or teacher_folder(work).exists()
+    return work.job.init == "pretrained" or found_teacher(work) is not None
 
 
 def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model to look at, and what it is: the teacher where it is there already, otherwise the bare encoder."""
     job = work.job
-    teacher = teacher_folder(work)
-    if teacher.exists():
+    teacher = make_teacher(work) if job.brought else found_teacher(work)
+    if teacher is not None:
         return student_start(work, teacher), start_recipe(work, teacher)
     if job.init == "teacher" and (job.objective.name != "weights" or job.refit_head):
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")

@@ -33,7 +33,7 @@ from lobert.progress import track
 from lobert.roles import depth_of, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
-from lobert.stages.teacher import teacher_predictions
+from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
 from lobert.trainer import fit

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobert.artefacts import Recipe, write_atomic
+from lobert.brought import check_vocabulary
 from lobert.checkpoint import save_student
 from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
@@ -59,9 +60,11 @@ class Workspace:
 
 def prepare(job: Job) -> Workspace:
     """Find the encoder, load and tokenize the task."""
-    folder = job.encoder.folder(job.store)
+    folder = job.brought.folder() if job.brought else job.encoder.folder(job.store)
     check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
+    if job.brought:
+        check_vocabulary(folder, tokenizer, skeleton(folder).config.vocab_size)
     examples = load_examples(job.task)
     splits = tokenize(examples, tokenizer, job.task.max_length, job.store, job.task.name, tokenizer_key(folder))
     pad = tokenizer.pad_token_id
