@@ -105,7 +105,7 @@ def refusal(model: PreTrainedModel, parts: Sequence[Part]) -> str | None:
 
 
 def places() -> str:
-    """Where the weight of each role is; `*` is the number of the layer, and what is in the head is marked."""
+    """Where the weight of each role is; `*` is the number of the layer."""
     found = {kinds: places_of(row) for kinds, row in rows().items()}
     roles = list(dict.fromkeys(role for paths in found.values() for role in paths))
     cells = [
