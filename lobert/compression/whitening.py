@@ -19,6 +19,8 @@ from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
+PROBES = 3  # random tensors on which two norms are compared
+SAME = 1e-7  # relative difference below which they agree
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,31 @@ def errors_in_norm(
         return method.squared_errors(stack, tensor, ranks)
     scales = scaling(method.equation(stack), stack, norm)
     return method.squared_errors(stack, scaled(tensor, stack, scales), ranks)
+
+
+def lower_bound_in_norm(
+    method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None
+) -> float | None:
+    """No factors of this rank have a smaller squared error in `norm`; None where metrics were averaged.
+
+    Where none was, the scaled tensor is the tensor in this norm, in a unit of its own.
+    """
+    if norm is None:
+        return method.lower_bound(stack, tensor, rank)
+    scales = scaling(method.equation(stack), stack, norm)
+    unit = unit_of(scales, stack, norm, tensor.shape)
+    return None if unit is None else method.lower_bound(stack, scaled(tensor, stack, scales), rank) / unit
+
+
+def unit_of(scales: Sequence[Scale], stack: str, norm: Norm, shape: Sequence[int]) -> float | None:
+    """The ratio of the squared norm of a scaled tensor to that in `norm`, where it is the same for all tensors.
+
+    Two quadratic forms that agree, but for a factor, on random tensors are the same.
+    """
+    random = torch.Generator().manual_seed(0)
+    probes = [torch.randn(shape, dtype=torch.float64, generator=random) for _ in range(PROBES)]
+    units = [scaled(probe, stack, scales).square().sum().item() / norm.squared(probe) for probe in probes]
+    return units[0] if max(units) <= min(units) * (1 + SAME) else None
 
 
 def scaling(equation: str, stack: str, norm: Norm) -> list[Scale]:
