@@ -30,7 +30,7 @@ from lobert.errors import LobertError  # noqa: E402
 from lobert.job import read_job  # noqa: E402
 from lobert.paths import conf_dir  # noqa: E402
 from lobert.pipeline import run  # noqa: E402
-from lobert.stages.teacher import teacher_folder  # noqa: E402
+from lobert.stages.teacher import make_teacher  # noqa: E402
 from lobert.stages.workspace import prepare, read_facts  # noqa: E402
 
 FORMATS = ("a.csv", "a.tsv", "a.jsonl", "a.parquet", "saved")
@@ -84,7 +84,7 @@ def cells(case: Case, chosen: argparse.Namespace, outputs: Path) -> list[str]:
         cfg = hydra.compose("config", settings)
     run(cfg)
     work = prepare(read_job(cfg))
-    metrics = read_facts(teacher_folder(work))["metrics"]
+    metrics = read_facts(make_teacher(work))["metrics"]
     sizes = {split: str(len(tokens)) for split, tokens in work.data.splits.items()}
     dev = " + ".join(sizes[split] for split in work.data.eval_splits)
     told = ", ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())

@@ -85,8 +85,7 @@ def batches_of(work: Workspace, count: int) -> list[Rows]:
 
 def save_teacher(work: Workspace, folder: Path) -> None:
     """A classifier on the encoder, untrained."""
-    job = work.job
-    model = work.classifier(job.teacher_seed)
+    model = work.classifier(work.job.candidates[0].seed)
     save_student(model, folder, work.tokenizer)
 
 
@@ -105,7 +104,7 @@ def store_knowledge(work: Workspace, teacher: Path, batches: Sequence[Rows], fol
 def compare_fine_tuning(work: Workspace, teacher: Path, batches: Sequence[Rows]) -> Comparison:
     """The teacher's training: only the padding differs."""
     job = work.job
-    module = Teacher(load(teacher), job.task, job.teacher, job.teacher_seed)
+    module = Teacher(load(teacher), job.task, job.candidates[0].training, job.candidates[0].seed)
     optimizer = ready(work, module)
     sides = [partial(train_step, work, module, optimizer, pad_to) for pad_to in (None, LENGTH)]
     return compare("fine-tuning", sides, batches, work)

@@ -30,8 +30,9 @@ from lobert.evaluation import closeness, predict, predict_dev, score_splits
 from lobert.job import Job, read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
+from lobert.stages.outputs import teacher_predictions
 from lobert.stages.student import compress_start, start_recipe, student_start
-from lobert.stages.teacher import make_teacher, teacher_predictions
+from lobert.stages.teacher import make_teacher
 from lobert.stages.workspace import Workspace, planned, prepare, read_facts
 
 HELD_OUT = 256  # training examples behind those of the calibration

@@ -7,11 +7,18 @@ if TYPE_CHECKING:
     from lobert.api import compress
     from lobert.checkpoint import load, merge
     from lobert.errors import LobertError
+    from lobert.naming import set_roles
 
 __version__ = "0.1.0"
-__all__ = ["LobertError", "compress", "load", "merge"]
+__all__ = ["LobertError", "compress", "load", "merge", "set_roles"]
 
-HOMES = {"compress": "api", "load": "checkpoint", "merge": "checkpoint", "LobertError": "errors"}
+HOMES = {
+    "compress": "api",
+    "load": "checkpoint",
+    "merge": "checkpoint",
+    "set_roles": "naming",
+    "LobertError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def compress(
     order: Order = "auto",
     evaluation: Evaluation = "auto",
 ) -> CompressionReport:
-    """Compress a BERT of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
+    """Compress an encoder of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
 
     Args:
         decomp: a name of `conf/decomp`, or several: `["tucker_4d", "ffn_svd"]`.

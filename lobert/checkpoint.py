@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lobert.blocklinear import BlockLinear
 from lobert.compression.compress import BANK, install_skeleton
 from lobert.compression.plan import GroupPlan
 from lobert.errors import LobertError
 from lobert.layers import FactoredLinear
 from lobert.lookup import FactoredEmbedding, dense_embedding
+from lobert.naming import set_roles
 from lobert.roles import replace_module
 
 WEIGHTS = "model.safetensors"
@@ -29,10 +32,11 @@ def save_student(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedToke
         tokenizer.save_pretrained(folder)
 
 
-def load(folder: str | Path) -> PreTrainedModel:
+def load(folder: str | Path, roles: Mapping[str, str | None] | None = None) -> PreTrainedModel:
     """A model saved by LoBERT, compressed or dense, in evaluation mode.
 
-    Raises LobertError where the folder is none, or a tensor is missing, extra or of another shape: it is named.
+    `roles` are patterns of a dense encoder that the table does not know; a compressed one brings its own. Raises
+    LobertError where the folder is none, or a tensor is missing, extra or of another shape: it is named.
     """
     folder = Path(folder)
     settings = read_config(folder)
@@ -46,6 +50,7 @@ def load(folder: str | Path) -> PreTrainedModel:
     if settings.get("lobert") is not None:
         install_skeleton(model, read_plan(settings["lobert"], folder))
     load_strictly(model, folder / WEIGHTS)
+    set_roles(model, roles)
     return model.eval()
 
 
@@ -116,18 +121,21 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     model = copy.deepcopy(model)
     if not hasattr(model, BANK):
         return model
-    for path, layer in list(model.named_modules()):
-        if isinstance(layer, FactoredLinear):
-            replace_module(model, path, dense_linear(layer))
-        elif isinstance(layer, FactoredEmbedding):
-            replace_module(model, path, dense_embedding(layer, getattr(model.config, "pad_token_id", None)))
+    for kind in (BlockLinear, FactoredLinear, FactoredEmbedding):  # the whole before its blocks, which go with it
+        for path, layer in [(path, layer) for path, layer in model.named_modules() if isinstance(layer, kind)]:
+            replace_module(model, path, dense_module(layer))
     delattr(model, BANK)
     del model.config.lobert
     return model
 
 
+def dense_module(layer: BlockLinear | FactoredLinear | FactoredEmbedding) -> nn.Linear | nn.Embedding:
+    """The dense layer that a factored one equals."""
+    return dense_embedding(layer) if isinstance(layer, FactoredEmbedding) else dense_linear(layer)
+
+
 @torch.no_grad()
-def dense_linear(layer: FactoredLinear) -> nn.Linear:
+def dense_linear(layer: FactoredLinear | BlockLinear) -> nn.Linear:
     """The nn.Linear that a factored layer equals."""
     weight = layer.weight
     linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, weight.device, weight.dtype)

@@ -6,26 +6,28 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     BertTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from lobert.artefacts import Store, hash_files
-from lobert.errors import LobertError
+from lobert.errors import LobertError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ class EncoderSource:
     Attributes:
         path: a local folder, or a name on the Hugging Face hub.
         package: "module/folder": a folder inside an installed Python package.
-        config: sizes of a randomly initialised BERT, for tests.
+        config: sizes of a randomly initialised encoder, for tests; `model_type` says of which kind, BERT by default.
         dropout: in place of the encoder's own dropout; None leaves it.
+        roles: patterns of the modules' paths where the architecture is not known (`lobert.patterns`); None leaves one.
     """
 
     name: str
@@ -51,10 +54,14 @@ class EncoderSource:
     package: str | None = None
     config: Mapping[str, Any] | None = None
     dropout: float | None = None
+    roles: Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise LobertError(f"encoder.dropout={self.dropout} will not do: give a share from 0 to below 1, or null")
+        for role, pattern in (self.roles or {}).items():
+            if not isinstance(pattern, str | None):
+                raise LobertError(f"encoder.roles.{role}={pattern} will not do: give the path of a module, or null")
 
     def folder(self, store: Store) -> Path:
         """The local folder with config, weights and tokenizer; LobertError where it cannot be had."""
@@ -69,23 +76,36 @@ class EncoderSource:
         )
 
 
-def local_or_hub(path: str) -> Path:
-    """A folder as it is, or the hub's files in the local cache."""
+def local_or_hub(path: str, setting: str = "encoder.path", other_weights: str | None = None) -> Path:
+    """A folder as it is, or the hub's files in the local cache: "name", or "name@revision".
+
+    `setting` is what a complaint names; `other_weights` are the files to fetch where the hub has no safetensors.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise LobertError(f"encoder.path={path} is a folder without config.json: give a Hugging Face model folder")
+            raise LobertError(f"{setting}={path} is a folder without config.json: give a Hugging Face model folder")
         return folder
     if path.startswith((".", "/", "~")):
-        raise LobertError(f"encoder.path={path}: there is no such folder")
+        raise LobertError(f"{setting}={path}: there is no such folder")
+    name, _, revision = path.partition("@")
+    fetch = partial(snapshot_download, name, revision=revision or None)
     try:
-        return Path(snapshot_download(path, allow_patterns=list(MODEL_FILES)))
+        found = Path(fetch(allow_patterns=list(MODEL_FILES)))
+        if other_weights is not None and not any(found.glob("*.safetensors")):
+            return Path(fetch(allow_patterns=[*MODEL_FILES, other_weights]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         log.debug("hub: %s", error)
         raise LobertError(
-            f"the encoder '{path}' is neither a folder here nor to be had from the hub ({type(error).__name__}): "
-            "check the name and the network, or type encoder.path=FOLDER, or encoder=minilm, which needs no network"
+            f"{setting}={path} is neither a folder here nor to be had from the hub ({type(error).__name__}): "
+            f"check the name and the network, or type {setting}=FOLDER, or encoder=minilm, which needs no network"
         ) from None
+    if not any(found.glob("*.safetensors")):
+        raise LobertError(
+            f"the hub has no weights of '{path}' in the safetensors format, and LoBERT reads no pickles: name a "
+            f"revision that has them, {setting}={name}@REVISION, or convert a copy and type {setting}=FOLDER"
+        )
+    return found
 
 
 def package_folder(package: str) -> Path:
@@ -101,16 +121,25 @@ def package_folder(package: str) -> Path:
 
 
 def random_encoder(config: dict[str, Any], name: str, store: Store) -> Path:
-    """A randomly initialised BERT with a small word-and-letter vocabulary; the same for every seed of a run."""
+    """A randomly initialised encoder with a small word-and-letter vocabulary; the same for every seed of a run."""
     vocabulary = tiny_vocabulary()
 
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            BertModel(BertConfig(**config, vocab_size=len(vocabulary))).save_pretrained(folder)
+            AutoModel.from_config(random_config(config, len(vocabulary))).save_pretrained(folder)
         BertTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}).save_pretrained(folder)
 
     return store.make("encoder", name, {"config": config, "vocabulary": vocabulary}, build)
+
+
+def random_config(config: Mapping[str, Any], vocabulary: int) -> PretrainedConfig:
+    """The configuration with these sizes, for a vocabulary whose first token is the padding."""
+    sizes = {"model_type": "bert", "vocab_size": vocabulary, "pad_token_id": 0, **config}
+    try:
+        return AutoConfig.for_model(**sizes)
+    except Exception as error:  # each kind checks its sizes in its own way
+        raise LobertError(f"encoder.config is no configuration of a model: {first_line(error)}") from None
 
 
 def tiny_vocabulary() -> list[str]:
@@ -122,18 +151,30 @@ def tiny_vocabulary() -> list[str]:
     return list(dict.fromkeys([*tokens, *("##" + letter for letter in letters), *words, *endings]))
 
 
-def skeleton(folder: Path) -> PreTrainedModel:
-    """A classifier on the encoder in `folder`, with shapes alone: no weights are read, no memory is taken."""
+def auto_class(chooses: bool) -> Any:
+    """Transformers' factory of the models of a task: those that choose among options, or classifiers."""
+    return AutoModelForMultipleChoice if chooses else AutoModelForSequenceClassification
+
+
+def skeleton(folder: Path, chooses: bool = False) -> PreTrainedModel:
+    """A classifier on the encoder in `folder`, with shapes alone: no weights are read, no memory is taken.
+
+    With `chooses` it is a multiple-choice model.
+    """
     with reading("encoder", folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)
+            return auto_class(chooses).from_config(config)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a tokenizer's files are there: without them transformers makes one up that knows special tokens alone."""
+    return any(path.is_file() for pattern in VOCABULARY_FILES for path in folder.glob(pattern))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in an encoder's folder."""
-    # Without its files transformers makes one up that knows the special tokens alone.
-    if not any(path.is_file() for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+    if not has_vocabulary(folder):
         raise LobertError(f"there is no tokenizer in '{folder}': copy its files there ({', '.join(VOCABULARY_FILES)})")
     with reading("tokenizer", folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -161,6 +202,18 @@ def model_key(folder: Path) -> str:
     return hash_files(folder, ("config.json", "*.safetensors"))
 
 
+def classifier_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of the head; `labels` empty means regression."""
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
 def build_classifier(
     folder: Path, labels: Sequence[str], seed: int, dropout: float | None = None, chooses: bool = False
 ) -> PreTrainedModel:
@@ -169,21 +222,12 @@ def build_classifier(
     With `chooses` it is a multiple-choice model: `labels` name the options of an example, `[B, options, T]`, each
     scored by one output. A head that the folder does not hold is drawn from `seed`.
     """
-    settings: dict[str, Any] = {"num_labels": len(labels) or 1}
-    if labels:
-        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if dropout is not None:
-        settings |= {
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": dropout,
-            "classifier_dropout": dropout,
-        }
     torch.manual_seed(seed)
     with reading("encoder", folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
-        if not chooses:
-            config.problem_type = "single_label_classification" if labels else "regression"
-        model, loaded = (AutoModelForMultipleChoice if chooses else AutoModelForSequenceClassification).from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **classifier_settings(labels))
+        if dropout is not None:
+            set_dropout(config, dropout)
+        model, loaded = auto_class(chooses).from_pretrained(
             folder,
             config=config,
             local_files_only=True,
@@ -207,3 +251,18 @@ def check_loaded(model: PreTrainedModel, loaded: Mapping[str, Any], folder: Path
     for name in sorted(loaded["missing_keys"]):
         if name.startswith(inside) and not name.startswith(f"{inside}pooler."):  # some encoders come without a pooler
             raise LobertError(f"the encoder in '{folder}' lacks the weights '{name}': its file is not whole")
+
+
+def set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Give every dropout of a configuration this rate, however the architecture calls it."""
+    for name, value in config.to_dict().items():
+        if "dropout" in name and (value is None or isinstance(value, int | float)):
+            setattr(config, name, rate)
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """How long a text can be: the learned positions, less those that padding takes; None for relative positions."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -16,12 +16,12 @@ Predictions = Mapping[str, np.ndarray]  # logits [n, C] of each split
 
 def score(task: Task, split: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The metrics, from logits `[n, C]` (classes, options) or scores `[n, 1]`; names carry the split's suffix."""
-    metrics = compute_metrics(task.metrics, answers(task, logits), labels)
+    metrics = compute_metrics(task.metrics, decisions(task, logits), labels)
     return {name + task.eval[split]: value for name, value in metrics.items()}
 
 
-def answers(task: Task, logits: np.ndarray) -> np.ndarray:
-    """What logits `[n, C]` or `[n, 1]` answer: class ids or scores, `[n]`."""
+def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Class ids or scores `[n]` that logits `[n, C]` or `[n, 1]` decide for."""
     return logits[:, 0] if task.is_regression else logits.argmax(-1)
 
 
@@ -29,8 +29,8 @@ def score_all(task: Task, predictions: Predictions, labels: Mapping[str, np.ndar
     """Metrics of every dev split; and before them of all together, where no split is the main one."""
     metrics: dict[str, float] = {}
     if task.pools:
-        logits, truth = (np.concatenate([part[split] for split in task.eval_splits]) for part in (predictions, labels))
-        metrics |= compute_metrics(task.metrics, answers(task, logits), truth)
+        logits, truth = (np.concatenate([part[split] for split in task.main_splits]) for part in (predictions, labels))
+        metrics |= compute_metrics(task.metrics, decisions(task, logits), truth)
     for split, values in predictions.items():
         metrics |= score(task, split, values, labels[split])
     return metrics
@@ -43,7 +43,7 @@ def predict(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.nda
     device = next(model.parameters()).device
     rows, logits = [], []
     for batch in batches:
-        inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
+        inputs = {name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()}
         logits.append(model(**inputs).logits.float().cpu().numpy())
         rows.append(batch["index"].numpy())
     order = np.argsort(np.concatenate(rows))
@@ -67,12 +67,17 @@ def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoad
     return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
 
 
+def predict_splits(model: nn.Module, data: TextDataModule, splits: Iterable[str]) -> Predictions:
+    """Logits of the model on each of the splits."""
+    loaders = {split: every_example(data, split) for split in splits}
+    return {
+        split: predict(model, track(loader, f"predicting {split}", len(loader))) for split, loader in loaders.items()
+    }
+
+
 def predict_dev(model: nn.Module, data: TextDataModule) -> Predictions:
     """Logits of the model on every labelled dev split."""
-    loaders = {split: every_example(data, split) for split in data.eval_splits}
-    return {
-        split: predict(model, track(loader, f"evaluating on {split}", len(loader))) for split, loader in loaders.items()
-    }
+    return predict_splits(model, data, data.eval_splits)
 
 
 def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> dict[str, float]:

@@ -114,7 +114,7 @@ class FineTuner(pl.LightningModule):
         self._dev_outputs = {split: [] for split in self.task.eval_splits}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        inputs = model_inputs(batch)
+        inputs = model_inputs(self.model, batch)
         logits = self.model(**inputs).logits
         split = self.task.eval_splits[dataloader_idx]
         index, scores, labels = (t.cpu().numpy() for t in (batch["index"], logits.float(), batch["labels"]))

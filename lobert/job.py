@@ -8,9 +8,11 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from lobert.artefacts import Store, fingerprint
+from lobert.brought import BroughtTeacher, read_brought
+from lobert.candidates import Candidate, read_candidates, read_training
 from lobert.compression.allocation import Sizing, chosen_allocation
+from lobert.compression.grouping import Part
 from lobert.compression.objective import Objective
-from lobert.compression.plan import Part
 from lobert.compression.points import decomp_name, parts_from_settings
 from lobert.compression.sequential import Order
 from lobert.data import Task
@@ -22,7 +24,7 @@ from lobert.loggers import WandbSettings
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
-STAGES = ("plan", "teacher", "knowledge", "student", "evaluate")
+STAGES = ("plan", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {
     "stage": STAGES,
     "knowledge": ("disk", "live"),
@@ -31,11 +33,11 @@ CHOICES = {
     "decomp.order": get_args(Order),
     "resume": ("True", "False"),
     "decomp.refit_head": ("True", "False"),
+    "teacher.force": ("True", "False"),
 }
 WHOLE_NUMBERS = {  # and their least value
     "eval_batch_size": 1,
     "seed": 0,
-    "teacher.seed": 0,
     "student.layers": 1,
     "decomp.calibration_examples": 1,
 }
@@ -61,8 +63,8 @@ class Job:
     distillation: Distillation
     kd: str
     knowledge: str
-    teacher: Training
-    teacher_seed: int
+    candidates: list[Candidate]
+    brought: BroughtTeacher | None
     student: Training
     machine: Machine
     wandb: WandbSettings | None
@@ -112,15 +114,15 @@ def read_job(cfg: DictConfig) -> Job:
     """Check the configuration and read it into types. Raises LobertError for the first value that will not do."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_choices(settings)
-    if settings["teacher"]["epochs"] == 0:
-        raise LobertError("teacher.epochs=0 will not do: a teacher that has seen no example knows nothing of the task")
     if settings["student"]["epochs"] == 0:
         settings["kd"] = {**settings["kd"], "name": "untrained"}
-    teacher, student, decomp, kd = (dict(settings[name]) for name in ("teacher", "student", "decomp", "kd"))
+    student, decomp, kd = (dict(settings[name]) for name in ("student", "decomp", "kd"))
     plan_file = plan_from(decomp)
     check_start(decomp)
     task = {name: value for name, value in settings["task"].items() if name != "kd"}
+    brought = read_brought(settings)
     encoder = {name: value for name, value in settings["encoder"].items() if name not in ("teacher", "student")}
+    encoder |= brought.encoder_settings if brought else {}
     wandb = settings["logger"]["wandb"]
     outputs = Path(settings["output_dir"])
     parts = [] if plan_file else parts_from_settings(decomp)
@@ -142,9 +144,9 @@ def read_job(cfg: DictConfig) -> Job:
         kd=kd.pop("name"),
         distillation=distillation(kd),
         knowledge=settings["knowledge"],
-        teacher_seed=teacher.pop("seed"),
-        teacher=training("teacher", teacher),
-        student=training("student", student),
+        candidates=read_candidates(settings["teacher"]),
+        brought=brought,
+        student=read_training("student", student),
         machine=Machine(**settings["trainer"]),
         wandb=WandbSettings(**wandb) if wandb else None,
         eval_batch_size=settings["eval_batch_size"],
@@ -202,23 +204,10 @@ def setting(settings: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def training(who: str, settings: Mapping[str, Any]) -> Training:
-    """Training settings, with the section's name in front of a complaint."""
-    try:
-        return Training(**settings)
-    except LobertError as error:
-        raise LobertError(f"{who}.{error}") from None
-    except TypeError:
-        raise LobertError(f"{who} has a setting that is not a number: {listed(settings)}") from None
-
-
 def distillation(settings: Mapping[str, Any]) -> Distillation:
     """The weights of the distillation terms."""
     try:
         return Distillation(**settings)
     except TypeError:
-        raise LobertError(f"kd has a setting that is not a number: {listed(settings)}") from None
-
-
-def listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items())
+        listed = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise LobertError(f"kd has a setting that is not a number: {listed}") from None

@@ -151,13 +151,17 @@ class FactoredLinear(nn.Module):
         return self.group.weight(self.index)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`x Wᵀ` and this bias, `[..., out]`."""
         tokens = x.numel() // self.in_features
         forming = torch.is_grad_enabled()
         way = self.group.way(tokens, forming, self.shared.size)
         if way.merges and not forming:
-            return nn.functional.linear(x, self._kept_weight(), self.bias)
+            return nn.functional.linear(x, self._kept_weight(), bias)
         self._merged = None  # the optimizer's step may follow, and a fused one raises no version that would tell
-        factors, bias = self.group.slice_factors(self.index), self.bias
+        factors = self.group.slice_factors(self.index)
         results = self.shared.results(x, self.index, self.group.tensors(), way.path)
         if way.merges:
             return nn.functional.linear(x, contract(way.path, factors, results), bias)

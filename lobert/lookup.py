@@ -14,15 +14,17 @@ class FactoredEmbedding(nn.Module):
     of `ri` first and multiplies them by `ro` then. Maps ids `[...]` to `[..., out]`. The table itself is never formed,
     whatever the evaluation of the group: merged, it would be the size it was and save no time.
 
-    The row of the padding token is factorized and trained like the others: what reads it is masked.
+    The row of the padding token is factorized and trained like the others: what reads it is masked. Where the dense
+    table had one, its number `padding_idx` is kept for the table that takes its place again.
     """
 
     group: FactorGroup
     bias = None  # as of a FactoredLinear without one
 
-    def __init__(self, group: FactorGroup) -> None:
+    def __init__(self, group: FactorGroup, padding_idx: int | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "group", group)  # not registered: the bank owns it
+        self.padding_idx = padding_idx
         self.embedding_dim, self.num_embeddings = group.shape
         self.places = [term.find("i") for term in group.terms]  # of the token mode in each factor, -1 without
 
@@ -52,8 +54,8 @@ class FactoredEmbedding(nn.Module):
 
 
 @torch.no_grad()
-def dense_embedding(layer: FactoredEmbedding, padding: int | None) -> nn.Embedding:
+def dense_embedding(layer: FactoredEmbedding) -> nn.Embedding:
     """The nn.Embedding that a factored one equals."""
     table = layer.weight.contiguous()
-    embedding = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=padding)
+    embedding = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=layer.padding_idx)
     return embedding.train(layer.training)

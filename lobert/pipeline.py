@@ -16,7 +16,7 @@ from torch import nn
 
 from lobert.artefacts import process_rank, write_atomic
 from lobert.checkpoint import load
-from lobert.compression.compress import BANK, linear_macs
+from lobert.compression.compress import BANK, encoder_macs
 from lobert.encoder import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job, read_job
@@ -24,11 +24,13 @@ from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
-from lobert.roles import encoder_layers
+from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
+from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
+from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
-from lobert.stages.teacher import make_teacher, teacher_folder, teacher_predictions
+from lobert.stages.teacher import found_teacher, make_teacher, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def run(cfg: DictConfig) -> float | None:
     """Run the stages up to `cfg.stage` and return the main metric of what was made, as a fraction."""
     hush_libraries()
     job, clock = read_job(cfg), Clock()
+    check_test(job)
     with clock.stage("data"):
         work = prepare(job)
     with curves(job) as wandb:
@@ -66,8 +69,9 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     if job.stage == "plan":
         show_plan(work)
         return None
-    with clock.stage("teacher", found=teacher_folder(work).exists()):
-        teacher = make_teacher(work, [wandb.logger("teacher")] if wandb else [])
+    found = found_teacher(work)
+    with clock.stage("teacher", found=found is not None):
+        teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
     if not job.reaches("knowledge"):
@@ -82,8 +86,8 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     compressed = plan_student(work, teacher)
     folder = run_folder(work, compressed)
-    if (folder / RECORD_FILE).exists() and job.stage != "student":
-        return tell(read_record(folder / RECORD_FILE), folder, wandb)
+    if (folder / RECORD_FILE).exists() and job.reaches("evaluate"):
+        return finish(work, teacher, read_record(folder / RECORD_FILE), folder, wandb)
     if process_rank() == 0:
         write_atomic(folder / "config.yaml", config)
     with clock.stage("student", found=(folder / "student").exists()):
@@ -94,7 +98,15 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     record = evaluate_student(work, teacher, student, compressed, clock)
     write_record(folder / RECORD_FILE, record)
-    return tell(record, folder, wandb)
+    return finish(work, teacher, record, folder, wandb)
+
+
+def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
+    """Tell the run's results, predict the test splits where they are asked for, and return the score."""
+    score = tell(record, folder, wandb)
+    if work.job.reaches("predict") and process_rank() == 0:
+        tell_predictions(work, make_predictions(work, teacher, folder / "student"))
+    return score
 
 
 def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: Compressed, clock: Clock) -> Record:
@@ -136,7 +148,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         keep_targets=report.keep,
         error=report.error,
         groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]
-        **sizes(load(teacher), model),
+        **sizes(load(teacher, job.encoder.roles), model),
         seconds=clock.seconds,
         found=clock.found,
         epochs=job.student.epochs,
@@ -147,6 +159,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         **environment(torch.device(job.machine.device)),
         config_hash=job.config_hash,
         teacher_fingerprint=model_key(teacher),
+        teacher_search=tried(work),
         student_path=str(student),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -161,9 +174,9 @@ def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:
         **{f"{who}encoder_parameters": count for who, count in encoder.items()},
         "keep_model": counts[""] / counts["teacher_"],
         "keep_encoder": encoder[""] / encoder["teacher_"],
-        "macs_per_token": linear_macs(encoder_layers(student)),
-        "teacher_macs_per_token": linear_macs(encoder_layers(teacher)),
-        "student_layers": len(encoder_layers(student)),
+        "macs_per_token": encoder_macs(student),
+        "teacher_macs_per_token": encoder_macs(teacher),
+        "student_layers": depth_of(student),
     }
 
 

@@ -1,66 +1,37 @@
-"""Roles of weights: where query, key, value, ... of each architecture are, and how to put something else there.
-
-A new architecture is one row of ARCHITECTURES.
-"""
+"""Roles of weights: finding query, key, value, ... of a model, and putting something else there."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lobert.architectures import ARCHITECTURES, Architecture
+from lobert.blocks import Block
 from lobert.errors import LobertError, suggest
+from lobert.patterns import PATTERNS, architecture_from, example, has_module
 
 Place = tuple[str, int | None]  # (role, layer), None for what is outside the layers
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Module paths below the base model.
-
-    `layers` is the list of layers, `roles` the linears inside one of them, `singles` the linears outside all of them,
-    `tables` the embeddings.
-    Each set of roles in `shared_inputs` reads one and the same tensor. A role in `sums` gives its output to a sum with
-    a residual, which the module named there reads.
-    """
-
-    layers: str
-    roles: Mapping[str, str]
-    singles: Mapping[str, str]
-    tables: Mapping[str, str] = field(default_factory=dict)
-    shared_inputs: Sequence[Sequence[str]] = ()
-    sums: Mapping[str, str] = field(default_factory=dict)
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(
-        layers="encoder.layer",
-        roles={
-            "query": "attention.self.query",
-            "key": "attention.self.key",
-            "value": "attention.self.value",
-            "attention_output": "attention.output.dense",
-            "intermediate": "intermediate.dense",
-            "output": "output.dense",
-        },
-        singles={"pooler": "pooler.dense"},
-        tables={"word_embeddings": "embeddings.word_embeddings"},
-        shared_inputs=(("query", "key", "value"),),
-        sums={"attention_output": "attention.output.LayerNorm", "output": "output.LayerNorm"},
-    ),
-}
-
-
 def architecture_of(model: PreTrainedModel) -> Architecture:
-    """The row of a transformers model; LobertError where its `model_type` has none."""
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if model_type not in ARCHITECTURES:
+    """Where the roles of a transformers model are: the row of its `model_type`, and what patterns say beside it.
+
+    Raises LobertError where there is neither.
+    """
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", type(model).__name__)
+    known, patterns = ARCHITECTURES.get(model_type), getattr(config, PATTERNS, None)
+    if known is not None and chooses_options(model):
+        known = known.of_choosers()
+    if patterns is not None:
+        return architecture_from(model, patterns, known)
+    if known is None:
         raise LobertError(
-            f"no roles are known for a model of type '{model_type}': {suggest(model_type, ARCHITECTURES)}"
+            f"no roles are known for a model of type '{model_type}': give the paths of its modules, as in "
+            f"encoder.roles.query='{example(model)}', or take another encoder. {suggest(model_type, ARCHITECTURES)}"
         )
-    return ARCHITECTURES[model_type]
+    return known
 
 
 def layers_path(model: PreTrainedModel) -> str:
@@ -81,33 +52,70 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
+def layer_uses(model: PreTrainedModel) -> int:
+    """How often a pass runs each layer: more than once where layers share their weights, as all of ALBERT's do.
+
+    Raises LobertError for an ALBERT whose layers do not share them evenly.
+    """
+    if not architecture_of(model).repeats:
+        return 1
+    config, groups = model.config, len(encoder_layers(model))
+    if config.num_hidden_layers % groups or config.inner_group_num != 1:
+        raise LobertError(
+            f"the {config.num_hidden_layers} layers of this {config.model_type} share {groups} groups of "
+            f"{config.inner_group_num} layers unevenly: LoBERT knows groups of one layer, each used equally often"
+        )
+    return config.num_hidden_layers // groups
+
+
+def depth_of(model: PreTrainedModel) -> int:
+    """How many layers a pass goes through: there is one more tensor of hidden states."""
+    return len(encoder_layers(model)) * layer_uses(model)
+
+
+def is_inside(model: PreTrainedModel, path: str) -> bool:
+    """Whether a module is in one of the layers."""
+    return path.startswith(f"{layers_path(model)}.")
+
+
+def no_order_of_layers(model: PreTrainedModel) -> str | None:
+    """Why the layers cannot be gone through one after the other, each reading what the one before gives; None if so."""
+    if layer_uses(model) > 1:
+        return f"the {depth_of(model)} layers of this {model.config.model_type} share their weights"
+    between = architecture_of(model).between
+    if between and has_module(model, base_prefix(model) + between):
+        return f"in this {model.config.model_type} '{between}' stands between two of them"
+    return None
+
+
 def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
-    """Path of the linear of every (role, layer), roles in the order given; a role outside the layers has layer None.
+    """Address of the weight of every (role, layer), roles in the order given; one outside the layers has layer None.
 
     Raises LobertError for an unknown role, a missing module, or one that is compressed already.
     """
-    inside, outside = architecture_of(model).roles, {**architecture_of(model).singles, **architecture_of(model).tables}
+    inside, outside = architecture_of(model).roles, architecture_of(model).outside(base_prefix(model))
     base, depth = layers_path(model), len(encoder_layers(model))
     places: dict[Place, str] = {}
     for role in roles:
         if role in inside:
             places |= {(role, layer): f"{base}.{layer}.{inside[role]}" for layer in range(depth)}
         elif role in outside:
-            places[role, None] = base_prefix(model) + outside[role]
+            places[role, None] = outside[role]
         else:
             known = [*inside, *outside]
             raise LobertError(f"no role '{role}' in a {model.config.model_type} encoder: {suggest(role, known)}")
-    for path in places.values():
-        module_at(model, path)
+    for address in places.values():
+        module_at(model, Block.parse(address).path)
     return places
 
 
 def encoder_linears(model: PreTrainedModel) -> list[str]:
-    """Paths of all linears that have a role, as far as this model has them: a pooler may be missing."""
+    """Paths of all linears that have a role, each once, as far as this model has them: a pooler may be missing."""
     known = architecture_of(model)
-    outside = [base_prefix(model) + path for path in known.singles.values()]
+    outside = [path for role, path in known.outside(base_prefix(model)).items() if role not in known.tables]
     modules = dict(model.named_modules())
-    return [*find_weights(model, list(known.roles)).values(), *(p for p in outside if modules.get(p) is not None)]
+    inside = [Block.parse(address).path for address in find_weights(model, list(known.roles)).values()]
+    return [*dict.fromkeys(inside), *(p for p in outside if modules.get(p) is not None)]
 
 
 def first_reader(model: PreTrainedModel, path: str) -> str:
@@ -121,12 +129,15 @@ def first_reader(model: PreTrainedModel, path: str) -> str:
 
 
 def sum_after(model: PreTrainedModel, path: str) -> str | None:
-    """Path of the module that reads the sum of a residual and the output of the linear at `path`; None without one."""
+    """Path of the module that reads the sum of a residual and the output of the linear at `path`; None without one.
+
+    It is the path of the layer where the sum is what the layer gives.
+    """
     base, known = layers_path(model), architecture_of(model)
     layer, _, inside = path.removeprefix(f"{base}.").partition(".")
     for role, module in known.sums.items():
         if path.startswith(f"{base}.") and inside == known.roles[role]:
-            return f"{base}.{layer}.{module}"
+            return f"{base}.{layer}.{module}".rstrip(".")
     return None
 
 
@@ -149,15 +160,29 @@ def module_at(model: PreTrainedModel, path: str) -> nn.Linear | nn.Embedding:
     return module
 
 
-def matrix_at(model: PreTrainedModel, path: str) -> Tensor:
-    """The matrix `[out, in]` of the module at `path`; of an embedding `[out, tokens]`: its input is one-hot."""
-    module = module_at(model, path)
-    return module.weight.T if isinstance(module, nn.Embedding) else module.weight
+def matrix_at(model: PreTrainedModel, block: Block) -> Tensor:
+    """The weight `[out, in]` of a module, or a block of it; of an embedding `[out, tokens]`: its input is one-hot.
+
+    Raises LobertError where there is no such module, or its weight cannot be cut so.
+    """
+    module = module_at(model, block.path)
+    if not isinstance(module, nn.Embedding):
+        return block.of(module.weight)
+    if not block.is_whole:
+        raise LobertError(f"'{block}' is part of an embedding, which is not cut: choose a grouping with cut=false")
+    return module.weight.T
 
 
 def is_table(model: PreTrainedModel, path: str) -> bool:
     """Whether an embedding is at `path`, compressed or not."""
     return path in {base_prefix(model) + table for table in architecture_of(model).tables.values()}
+
+
+def tied_to(model: PreTrainedModel, path: str) -> str | None:
+    """Name of another parameter that is the weight of the module at `path`; None where it is nobody else's."""
+    weight = module_at(model, path).weight
+    names = (name for name, other in model.named_parameters(remove_duplicate=False) if other is weight)
+    return next((name for name in names if name != f"{path}.weight"), None)
 
 
 def replace_module(model: PreTrainedModel, path: str, module: nn.Module) -> None:
@@ -167,20 +192,32 @@ def replace_module(model: PreTrainedModel, path: str, module: nn.Module) -> None
 
 
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:
-    """Drop all but the first `count` layers, in place (the start of a PKD student)."""
-    layers = encoder_layers(model)
-    if not 1 <= count <= len(layers):
+    """Drop all but the first `count` layers, in place (the start of a PKD student); of layers that share their weights
+    run so many.
+    """
+    layers, depth = encoder_layers(model), depth_of(model)
+    if not 1 <= count <= depth:
+        raise LobertError(f"student.layers={count} is impossible: the encoder has {depth} layers, so type 1 to {depth}")
+    if layer_uses(model) == 1:
+        replace_module(model, layers_path(model), layers[:count])
+    elif len(layers) > 1:
         raise LobertError(
-            f"student.layers={count} is impossible: the encoder has {len(layers)} layers, so type 1 to {len(layers)}"
+            f"student.layers={count} cannot be: the layers of this {model.config.model_type} share {len(layers)} sets "
+            "of weights; leave it out"
         )
-    replace_module(model, layers_path(model), layers[:count])
-    own_config(model).num_hidden_layers = count
+    config = own_config(model)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):  # ModernBERT has global and local attention in turns
+        config.layer_types = config.layer_types[:count]
 
 
 def own_config(model: PreTrainedModel) -> Any:
-    """The model's configuration, made its own first: transformers lets models share one object."""
-    model.config = copy.deepcopy(model.config)
-    return model.config
+    """The configuration of the model and its modules, made its own first: transformers lets models share one object."""
+    old, own = model.config, copy.deepcopy(model.config)
+    for module in model.modules():
+        if getattr(module, "config", None) is old:
+            module.config = own
+    return own
 
 
 def chooses_options(model: PreTrainedModel) -> bool:

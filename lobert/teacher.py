@@ -11,5 +11,5 @@ class Teacher(FineTuner):
     """Cross-entropy on class ids, or squared error on scores."""
 
     def loss_terms(self, batch: Batch) -> dict[str, tuple[float, Tensor]]:
-        logits = self.model(**model_inputs(batch)).logits
+        logits = self.model(**model_inputs(self.model, batch)).logits
         return {"labels": (1.0, hard_label_loss(logits, batch["labels"]))}

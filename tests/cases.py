@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from lobert.compression.plan import Part
+from lobert.compression.grouping import Part
 from lobert.compression.points import parts_from_settings
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Factorization, Rank, RankSetting, Shape
@@ -20,10 +20,10 @@ from lobert.factorizations.tt import useful_rank
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # How many files each folder of conf/ holds: a new one is counted here, so that none is forgotten.
-CONF_COUNTS = {"task": 13, "encoder": 4, "decomp": 30, "kd": 4, "trainer": 4, "logger": 2, "experiment": 3}
+CONF_COUNTS = {"task": 13, "encoder": 11, "decomp": 31, "kd": 4, "trainer": 4, "logger": 2, "experiment": 3}
 
 POINTS = ["svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical", "tucker_4d", "falcon_4d"]
-POINTS += ["ffn_svd", "ffn_tucker", "ffn_cp", "ffn_tt", "all_svd", "pooler_svd", "embeddings_svd", "free"]
+POINTS += ["ffn_svd", "ffn_tucker", "ffn_cp", "ffn_tt", "all_svd", "all_tucker", "pooler_svd", "embeddings_svd", "free"]
 POINTS += ["cp_layer", "tt_layer", "cp_vertical", "tt_vertical", "basis_vertical", "cp_4d", "tt_4d"]
 ALIASES = {
     "self_svd": "svd",

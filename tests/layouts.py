@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
+from omegaconf import OmegaConf
 
 from lobert.data import Task
 
@@ -23,7 +24,7 @@ ROWS = 6
 
 def read_task(name: str, /, **changes: Any) -> Task:
     """The task of a file of conf/task, as a job reads it."""
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
     del node["kd"]
     return Task(**{**node, **changes})
 
@@ -89,7 +90,7 @@ def cells(task: Task, split: str, one: Example) -> dict[str, str]:
     layout = task.local
     assert layout is not None
     found = dict(zip(layout.text, one.texts, strict=True))
-    found[layout.index or "index"] = str(one.row)
+    found[layout.index or "index"] = str(one.row + 1)  # not what counting from 0 gives
     if one.label is None:
         found[layout.label] = str(layout.no_label)
     elif task.is_labelled(split) or layout.no_label is not None:
@@ -168,7 +169,7 @@ def hub_row(task: Task, split: str, one: Example) -> dict[str, Any]:
     elif task.is_choice:
         label = task.labels[int(one.label)]
     options = {layout.options: one.options} if layout.options else {}
-    named = {"example_id": one.text_id} if task.is_choice else {"idx": one.row}
+    named = {"example_id": one.text_id} if task.is_choice else {"idx": one.row + 1}
     return {**dict(zip(layout.text, one.texts, strict=True)), **options, layout.label: label, **named}
 
 

@@ -202,6 +202,7 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "student.gradient_clip=-1",
         "student.layers=two",
         "eval_batch_size=0",
+        "encoder.roles.query=3",
         "task.max_length=1",
         "task.train_examples=0",
     ],

@@ -64,6 +64,7 @@ def test_hub_and_local_give_the_same_examples(name: str, form: int, tmp_path: Pa
         rows = expected(task, split)
         assert local[split][:] == hub[split][:]
         assert local[split].features == hub[split].features
+        assert task.is_labelled(split) == (split not in task.test)
         assert fingerprint_examples(local[split]) == fingerprint_examples(hub[split])
         for column, text in enumerate(("text_a", "text_b")[: len(task.text)]):
             assert local[split][text][:] == [row.texts[column] for row in rows]
@@ -71,7 +72,7 @@ def test_hub_and_local_give_the_same_examples(name: str, form: int, tmp_path: Pa
         if task.is_labelled(split):
             assert local[split]["label"][:] == pytest.approx([row.label for row in rows])
         named = not task.is_labelled(split) and task.local is not None and task.local.index is not None
-        assert local[split].to_dict().get("id") == ([str(row.row) for row in rows] if named else None)
+        assert local[split].to_dict().get("id") == ([str(row.row + 1) for row in rows] if named else None)
         if task.is_choice:
             assert local[split]["options"][:] == [row.options for row in rows]
 
@@ -248,6 +249,7 @@ def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
         ({"labels": []}, "two or more classes"),
         ({"eval": {"validation": "", "test": ""}}, "a suffix of its own"),
         ({"test": {"a": "RTE", "b": "RTE"}}, "a file of its own"),
+        ({"test": {"test": "../RTE"}}, "letters, digits"),
         ({"score_range": [0, 5]}, "for a regression only"),
         ({"labels": [], "metrics": ["pearson"], "score_range": [5, 0]}, "least and largest"),
         ({"name": "a/b"}, "letters, digits"),

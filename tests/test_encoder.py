@@ -2,15 +2,30 @@
 
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
+from cases import CONF
 
 from lobert import encoder as encoder_module
 from lobert.artefacts import Store
+from lobert.distill.knowledge import model_inputs
 from lobert.encoder import EncoderSource, build_classifier, load_tokenizer, model_key, skeleton
 from lobert.errors import LobertError
+from lobert.job import read_job
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+HUB = {
+    "bert_base": "bert",
+    "bert_large": "bert",
+    "roberta_base": "roberta",
+    "distilbert": "distilbert",
+    "electra_small": "electra",
+    "albert_base": "albert",
+    "deberta_v3_base": "deberta-v2",
+    "mpnet_base": "mpnet",
+    "modernbert_base": "modernbert",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +46,56 @@ def test_a_random_encoder_is_the_same_every_time(folder: Path, tmp_path: Path) -
 def test_a_hub_name_is_fetched_and_a_folder_is_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked = hub_of(folder, monkeypatch)
+    assert EncoderSource("bert", path="google-bert/bert-base-uncased").folder(Store(tmp_path)) == folder
+    assert EncoderSource("mine", path=str(folder)).folder(Store(tmp_path)) == folder
+    assert EncoderSource("other", path="some/name@refs/pr/2").folder(Store(tmp_path)) == folder
+    assert asked == [("google-bert/bert-base-uncased", None), ("some/name", "refs/pr/2")]
 
-    def stand_in(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
+
+def hub_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """A stand-in for the hub that gives this folder for every name; what it is asked for."""
+    asked: list[tuple[str, str | None]] = []
+
+    def stand_in(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
         return str(folder)
 
     monkeypatch.setattr(encoder_module, "snapshot_download", stand_in)
-    assert EncoderSource("bert", path="google-bert/bert-base-uncased").folder(Store(tmp_path)) == folder
-    assert EncoderSource("mine", path=str(folder)).folder(Store(tmp_path)) == folder
-    assert asked == ["google-bert/bert-base-uncased"]
+    return asked
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_of(tmp_path, monkeypatch)
+    with pytest.raises(LobertError, match="safetensors") as caught:
+        EncoderSource("v3", path="some/pickle").folder(Store(tmp_path))
+    assert "encoder.path=some/pickle@REVISION" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), HUB.items())
+def test_an_encoder_of_the_hub_becomes_a_classifier(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration is read as it is; a small folder of its architecture stands for what the hub has."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        source = read_job(hydra.compose("config", [f"encoder={name}"])).encoder
+    own = {"hidden_dim": 64} if kind == "distilbert" else {}
+    small = EncoderSource("small", config={**TINY, **own, "model_type": kind}).folder(Store(tmp_path))
+    asked = hub_of(small, monkeypatch)
+    place = source.folder(Store(tmp_path))
+    assert asked == [(source.path, None)]
+    batch = load_tokenizer(place)(["a pie", "the elephant saw 3 mice!"], ["b", ""], padding=True, return_tensors="pt")
+    model = build_classifier(place, ["no", "yes"], seed=0).eval()
+    assert model.config.model_type == skeleton(place).config.model_type == kind
+    assert model(**model_inputs(model, batch)).logits.shape == (2, 2)
+
+
+def test_an_unknown_kind_of_random_encoder_is_one_sentence(tmp_path: Path) -> None:
+    for config in ({"model_type": "brt"}, {**TINY, "hidden_size": "many"}):
+        with pytest.raises(LobertError, match=r"encoder\.config") as caught:
+            EncoderSource("tiny", config=config).folder(Store(tmp_path))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +126,7 @@ def test_dropout_is_replaced_where_asked(folder: Path) -> None:
     ("source", "sentence"),
     [({}, "encoder.path="), ({"path": "./nowhere"}, "no such folder"), ({"path": "."}, "config.json"),
      ({"package": "no_such_package/model"}, "pip install no-such-package"), ({"path": "some/name"}, "encoder=minilm"),
-     ({"path": "x", "dropout": 2.0}, "dropout")],
+     ({"path": "x", "dropout": 2.0}, "dropout"), ({"path": "x", "roles": {"query": 3}}, "encoder.roles.query=3")],
 )  # fmt: skip
 def test_a_missing_encoder_is_one_sentence(
     source: dict, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

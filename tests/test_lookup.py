@@ -47,7 +47,7 @@ def test_a_lookup_and_its_gradients_are_those_of_the_dense_table(
     seen = torch.randn_like(outputs[0])
     mine, reference = (torch.autograd.grad((y * seen).sum(), list(layer.group.factors)) for y in outputs)
     torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(dense_embedding(layer, 0)(ids), outputs[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(dense_embedding(layer)(ids), outputs[0], rtol=1e-10, atol=1e-10)
 
 
 def test_multiply_adds_of_a_lookup_are_those_of_its_rows() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from cases import ALIASES, POINTS, one_sentence, point, tiny_bert
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from lobert.blocks import Block
 from lobert.compression.compress import stack_weights
-from lobert.compression.plan import GroupPlan, Part, make_plan
+from lobert.compression.grouping import Part
+from lobert.compression.plan import GroupPlan, make_plan
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
 from lobert.roles import find_weights, matrix_at
@@ -41,6 +43,7 @@ ORIGINAL: dict[str, tuple[int, tuple[int, ...], int | list[int], float]] = {
     "ffn_tt": (2, (12, 376), [L * 12 + 12 * M * 376 + 376 * D, L * 12 + 12 * D * 1151 + 1151 * M], 50.0),
     "basis_vertical": (3, (354,), 354 * (L * D + D), 49.9),
     "all_svd": (6 * L, (256,), [256 * 2 * D] * 4 * L + [256 * (M + D)] * 2 * L, 50.0),
+    "all_tucker": (1, (9, 8, 384, 384), 72 * 384 * 384 + 9 * 12 + 8 * L + 2 * 384 * D, 13.2),
     "pooler_svd": (1, (192,), 192 * 2 * D, 50.0),
     "embeddings_svd": (1, (374,), 374 * (30_522 + D), 49.9),
     "free": (1, (3, 12, 522, 522), 36 * 522 * 522 + 3 * 3 + L * L + 2 * 522 * D, 50.0),
@@ -105,20 +108,31 @@ def test_svd_of_the_ffn_keeps_what_the_original_does(bert_base: nn.Module, keep:
 def test_every_targeted_weight_is_in_exactly_one_slice(names: tuple[str, ...]) -> None:
     model, parts = tiny_bert(), point(names)
     plans = make_plan(model, parts)
-    wanted = [path for part in parts for path in find_weights(model, list(part.roles)).values()]
-    assert Counter(path for plan in plans for path, _ in plan.slices) == Counter(wanted)
+    wanted = {path for part in parts for path in find_weights(model, list(part.roles)).values()}
+    held = Counter(block for plan in plans for block, _ in plan.slices)
+    assert {block.path for block in held} == wanted
+    for path in wanted:  # a one in every entry of the weight, once
+        weight, marks = model.get_submodule(path).weight, [block for block in held.elements() if block.path == path]
+        assert sum(stamp(block, matrix_at(model, Block(path)).shape) for block in marks).eq(1).all(), weight.shape
     assert len({plan.name for plan in plans}) == len(plans)
     for plan in plans:
         tensor = stack_weights(model, plan)
         assert tuple(tensor.shape) == plan.shape
         assert len({index for _, index in plan.slices}) == len(plan.slices) == tensor[..., 0, 0].numel()
-        for path, index in plan.slices:
-            assert torch.equal(tensor[index], matrix_at(model, path))
+        for block, index in plan.slices:
+            assert torch.equal(tensor[index], matrix_at(model, block))
+
+
+def stamp(block: Block, shape: torch.Size) -> Tensor:
+    """Ones where the block is in a weight of this shape, zeros elsewhere."""
+    whole = torch.zeros(shape)
+    block.of(whole).fill_(1)
+    return whole
 
 
 def test_stacks_run_over_roles_and_layers_in_order() -> None:
     (plan,) = make_plan(tiny_bert(), point("tucker_4d"))
-    places = {index: path for path, index in plan.slices}
+    places = {index: str(block) for block, index in plan.slices}
     assert places[0, 0] == "bert.encoder.layer.0.attention.self.query"
     assert places[1, 3] == "bert.encoder.layer.3.attention.self.key"
     assert places[2, 1] == "bert.encoder.layer.1.attention.self.value"
@@ -127,7 +141,7 @@ def test_stacks_run_over_roles_and_layers_in_order() -> None:
 def test_a_role_outside_the_layers_is_one_group_beside_those_of_the_layers() -> None:
     plans = make_plan(tiny_bert(), [part(roles=["value", "pooler"], stack=[], factorization="svd", default_rank=4)])
     assert [plan.name for plan in plans] == ["value_0", "value_1", "value_2", "value_3", "pooler"]
-    assert plans[-1].slices == (("bert.pooler.dense", ()),)
+    assert plans[-1].slices == ((Block("bert.pooler.dense"), ()),)
 
 
 def test_a_model_without_the_role_is_refused() -> None:

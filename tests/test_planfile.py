@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import yaml
-from cases import logits_of, one_sentence, point, random_tensor, tiny_bert
+from cases import logits_of, one_sentence, point, random_tensor, tiny_bert, token_batch
 from test_pipeline import artefacts, run_here, the_record
 
+from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
 from lobert.compression.planfile import read_plan, write_plan
 from lobert.errors import LobertError
-from lobert.stages.plan import leading_share
+from lobert.roles import encoder_linears, linear_at
+from lobert.stages.plan import leading_share, output_errors
 
-NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "pooler_svd"]
+NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "all_tucker", "pooler_svd"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,6 +49,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         (edited(lambda c: c["groups"][0].update(rank=[999])), "damaged"),
         (edited(lambda c: c["groups"][0].update(shape=[48, 50])), "this model's is"),
         (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "bert.nowhere")), "bert.nowhere"),
+        (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "[rows 1/2]")), "addresses no weight"),
         (edited(lambda c: c["groups"].append(c["groups"][0])), "both compress"),
     ],
 )
@@ -61,6 +64,8 @@ def test_a_run_obeys_the_plan_that_was_shown(tmp_path: Path, capsys: pytest.Capt
     """No teacher yet: the plan is that of the encoder; the run that reads it has the same groups."""
     assert run_here(tmp_path, "stage=plan", "decomp=[tucker_layer,ffn_svd]") is None
     shown = capsys.readouterr().out
+    assert "stage=teacher, then plan again" in shown
+    assert "in outputs" not in shown
     assert not (tmp_path / "artefacts" / "teacher").exists()
     assert not (tmp_path / "runs").exists()
     (path,) = (tmp_path / "plans").iterdir()
@@ -70,13 +75,20 @@ def test_a_run_obeys_the_plan_that_was_shown(tmp_path: Path, capsys: pytest.Capt
     for group in record.groups:
         assert f"{group['parameters']:,}" in shown
         assert group["name"] in shown
+    for weight in ("attention.self.query", "intermediate.dense"):
+        assert f"touches: bert.encoder.layer.*.{weight} (2)\n" in shown
 
 
-def test_an_allocated_plan_is_shown_with_its_final_ranks(tmp_path: Path) -> None:
+def test_an_allocated_plan_is_shown_with_its_final_ranks_and_errors_in_the_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan of the weights that comes after it finds the calibration of the loss."""
     run_here(tmp_path, "stage=teacher")
     engine = ["decomp=all_svd", "decomp.objective=loss", "decomp.allocate=greedy", "decomp.keep=0.3"]
     run_here(tmp_path, "stage=plan", *engine)
     (path,) = (tmp_path / "plans").iterdir()
+    run_here(tmp_path, "stage=plan", "decomp=[embeddings_svd,svd]")
+    assert capsys.readouterr().out.count("in outputs") == 2
     run_here(tmp_path, f"decomp.plan='{path}'", "decomp.objective=loss", "student.epochs=0")
     assert 0.29 < the_record(tmp_path).keep_targets <= 0.3
     assert len(artefacts(tmp_path, "calibration")) == 1
@@ -105,6 +117,30 @@ def test_a_random_head_has_no_loss(tmp_path: Path, needs: list[str]) -> None:
     with pytest.raises(LobertError, match="needs a fine-tuned start") as caught:
         run_here(tmp_path, "decomp.init=pretrained", *needs)
     one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", ["svd", "tucker_4d"])
+def test_errors_in_the_outputs_are_those_of_the_tokens(name: str) -> None:
+    """Of all slices together: the outputs' distance from those of the dense layers, means aside."""
+    dense, model, batch = tiny_bert(), tiny_bert(), token_batch()
+    statistics, plans = (
+        calibrate(dense, encoder_linears(dense), [batch], gradients=False),
+        make_plan(dense, point(name)),
+    )
+    compress_model(model, plans)
+    errors = output_errors(dense, model, plans, statistics)
+    recorder = Recorder({block.path: linear_at(dense, block.path) for plan in plans for block, _ in plan.slices})
+    logits_of(dense, batch)
+    recorder.remove()
+    for plan in plans:
+        lost = whole = 0.0
+        for block, _ in plan.slices:
+            x = recorder.inputs[block.path][0][batch["attention_mask"].bool()]
+            outputs = [model_.get_submodule(block.path)(x) for model_ in (dense, model)]
+            wanted, found = (y - y.mean(0) for y in outputs)
+            lost += (wanted - found).square().sum().item()
+            whole += wanted.square().sum().item()
+        assert errors[plan.name] == pytest.approx((lost / whole) ** 0.5, rel=1e-4)
 
 
 def test_what_slices_have_in_common() -> None:

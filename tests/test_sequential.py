@@ -15,7 +15,7 @@ from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
-from lobert.compression.sequential import RIDGE, Moments, chosen_order, compress_in_order
+from lobert.compression.sequential import RIDGE, Fit, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError
 from lobert.evaluation import closeness
@@ -42,7 +42,7 @@ def last_sums(model: PreTrainedModel) -> Tensor:
     recorder, found = Recorder({path: model.get_submodule(path)}), []
     for batch in BATCHES:
         logits_of(model, batch)
-        found.append(recorder.inputs[path][batch["attention_mask"].bool()])
+        found.append(recorder.inputs[path][-1][batch["attention_mask"].bool()])
     recorder.remove()
     return torch.cat(found)
 
@@ -60,15 +60,20 @@ def test_full_rank_leaves_the_logits(name: str | tuple[str, ...], kind: str) -> 
 @pytest.mark.parametrize("kind", ["activations", "loss"])
 @pytest.mark.parametrize("name", ["all_svd", "svd", "tucker_layer", "falcon_layer"])
 def test_before_anything_has_drifted_both_orders_are_one(name: str, kind: str) -> None:
-    """The query of the first layer reads the embeddings, which nobody compressed."""
+    """The query of the first layer reads the embeddings, which nobody compressed.
+
+    Where a stack's factors are refined, the search ends before it is at rest, and the last bits of the statistics, from
+    two passes, show in its end.
+    """
     objective, path = Objective(kind), "bert.encoder.layer.0.attention.self.query"  # type: ignore[arg-type]
     models = [tiny_bert(), tiny_bert()]
     plans, statistics = make_plan(models[0], point(name, 0.5)), statistics_of(models[0])
     compress_in_order(models[0], plans, BATCHES, objective, statistics)
     compress_model(models[1], plans, objective=objective, statistics=statistics)
     ordered, parallel = (model.get_submodule(path) for model in models)
-    torch.testing.assert_close(ordered.weight, parallel.weight, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(ordered.bias, parallel.bias, rtol=1e-3, atol=1e-5)
+    slack = 2e-3 if kind == "loss" and "layer" in name else 1e-5
+    torch.testing.assert_close(ordered.weight, parallel.weight, rtol=1e-3, atol=slack)
+    torch.testing.assert_close(ordered.bias, parallel.bias, rtol=1e-3, atol=slack)
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
@@ -76,19 +81,27 @@ def test_a_target_is_the_optimum_of_its_ridge_regression(tokens: int) -> None:
     random = torch.Generator().manual_seed(0)
     x, y = (torch.randn(tokens, size, generator=random) for size in (7, 5))
     weight = torch.randn(5, 7, dtype=torch.float64, generator=random)
-    moments = Moments()
+    weights = torch.rand(tokens, generator=random) + 0.1
+    fit = Fit()
     for part in (slice(0, 2), slice(2, None)):
-        moments.add_input(x[part])
-        moments.add_wanted("w", y[part], x[part])
-    centred, goal = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+        fit.inputs.add(x[part], weights[part])
+        fit.add_wanted(y[part], x[part], weights[part])
+    share = (weights / weights.sum()).double().unsqueeze(1)
+    means = [(share * v.double()).sum(0) for v in (x, y)]
+    centred, goal = (share.sqrt() * (v.double() - mean) for v, mean in zip((x, y), means, strict=True))
     strength = (RIDGE * centred.square().sum() / 7).sqrt()  # of the rows that pull the weight to the dense one
     rows = torch.cat([centred, strength * torch.eye(7, dtype=torch.float64)])
     wanted = torch.linalg.lstsq(rows, torch.cat([goal, strength * weight.T])).solution.T
-    found = moments.target("w", weight)
+    found = fit.target(weight)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        x.double().mean(0) @ found.T + moments.bias("w", found), y.double().mean(0), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(means[0] @ found.T + fit.bias(found), means[1], rtol=1e-5, atol=1e-6)
+
+
+def test_more_examples_than_were_calibrated_are_refused() -> None:
+    model = tiny_bert()
+    plans, statistics = make_plan(model, point("all_svd", 0.5)), statistics_of(model)
+    with pytest.raises(LobertError, match="more tokens than calibration saw"):
+        compress_in_order(model, plans, [*BATCHES, *BATCHES], Objective("loss"), statistics)
 
 
 @pytest.mark.parametrize("name", ["all_svd", ("tucker_layer", "ffn_svd"), "ffn_svd"])

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from lobert.compression.budget import Allocation, Option, allocate
 from lobert.compression.compress import Track, linear_macs, reads_tokens, stack_weights
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, parameters_cost
+from lobert.compression.grouping import Part, check_keep
 from lobert.compression.objective import Objective, group_norm
-from lobert.compression.plan import GroupPlan, Part, check_keep, make_plan
+from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import errors_in_norm
 from lobert.errors import LobertError, suggest
@@ -94,10 +95,10 @@ def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) ->
 def refuse_outsiders(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> None:
     """Raise LobertError for what a share of the encoder's layers cannot hold."""
     inside = f"{layers_path(model)}."
-    for path in (path for plan in plans for path, _ in plan.slices):
-        if not path.startswith(inside):
+    for block in (block for plan in plans for block, _ in plan.slices):
+        if not block.path.startswith(inside):
             raise LobertError(
-                f"decomp.scope=encoder is about the layers, and '{path}' is outside them: use scope=model or targets"
+                f"decomp.scope=encoder is about the layers, and '{block}' is outside them: use scope=model or targets"
             )
 
 

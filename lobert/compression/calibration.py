@@ -3,7 +3,7 @@
 Only real tokens count. Products are in single precision, their sums in double.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,48 +11,89 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from lobert.compression.importance import call_weights, even_weights, is_own, real_tokens
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.errors import LobertError
+from lobert.factorizations.numerics import mode_gram
 from lobert.roles import linear_at
 
 SMALLEST = 1e-12  # length of a gradient below which an example has none
 
 
 @dataclass
+class Moments:
+    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ."""
+
+    weight: float = 0.0
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def add(self, x: Tensor, weights: Tensor) -> None:  # [vectors, in], [vectors]
+        root = weights.sqrt().unsqueeze(1)
+        rows = x * root
+        self.weight += weights.sum().item()
+        self.first = total(self.first, (rows * root).sum(0))
+        self.second = total(self.second, mode_gram(rows, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], `[in]`; zeros where nothing counts."""
+        assert self.first is not None
+        return self.first / (self.weight or 1.0)
+
+    @property
+    def moment(self) -> Tensor:
+        """E[x xᵀ], `[in, in]`."""
+        assert self.second is not None
+        return self.second / (self.weight or 1.0)
+
+
+@dataclass
 class Accumulator:
-    """Sums over the batches of a calibration pass; `tokens` by path, because a pooler sees one of each example."""
+    """Sums over the batches of a calibration pass, by path."""
 
     source: dict[str, str] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    products: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Moments] = field(default_factory=dict)
+    weighted: dict[str, Moments] = field(default_factory=dict)
+    importance: dict[str, list[Tensor]] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     fisher: dict[str, Tensor] = field(default_factory=dict)
     examples: int = 0
 
     def statistics(self) -> Statistics:
-        """The averages."""
+        """The averages. Where no gradient reached a linear, all its tokens count alike."""
+        alike = {path: self.inputs[self.source[path]] for path, sums in self.weighted.items() if not sums.weight}
+        weighted = {**self.weighted, **alike}
+        importance = {path: torch.cat(weights).double() for path, weights in self.importance.items()}
         return Statistics(
             source=self.source,
-            mean={path: total / self.tokens[path] for path, total in self.inputs.items()},
-            second_moment={path: total / self.tokens[path] for path, total in self.products.items()},
+            mean={path: sums.mean for path, sums in self.inputs.items()},
+            second_moment={path: sums.moment for path, sums in self.inputs.items()},
             gradient={path: total / self.examples for path, total in self.gradients.items()},
             fisher={path: total / self.examples for path, total in self.fisher.items()},
+            weighted_mean={path: sums.mean for path, sums in weighted.items()},
+            weighted_moment={path: sums.moment for path, sums in weighted.items()},
+            importance={path: torch.ones_like(w) if path in alike else w / w.mean() for path, w in importance.items()},
         )
 
 
 class Recorder:
-    """Hooks on some modules, by path, that keep what goes in and comes out during one forward pass."""
+    """Hooks on some modules, by path, that keep what goes in and comes out at every call during one forward pass.
+
+    Most modules are called once; those of layers that share their weights (ALBERT) once for each layer, and queries
+    and keys of DeBERTa a second time, with the relative positions.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        self.inputs: dict[str, list[Tensor]] = {}
+        self.outputs: dict[str, list[Tensor]] = {}
         self._handles = [module.register_forward_hook(self._keep(path)) for path, module in modules.items()]
 
     def _keep(self, path: str):  # type: ignore[no-untyped-def]  # the hook's type is torch's own affair
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            self.inputs[path], self.outputs[path] = inputs[0], output
+            self.inputs.setdefault(path, []).append(inputs[0])
+            self.outputs.setdefault(path, []).append(output)
 
         return hook
 
@@ -76,10 +117,15 @@ def calibrate(
 ) -> Statistics:
     """Statistics of the linears at `paths` over the examples of `batches`; leaves the model in evaluation mode.
 
+    All calls of a linear count: of one that several layers share, their inputs together, and its gradients.
+
     With `gradients`, g is the gradient at a linear's output of the teacher's own log-likelihood: its second moment is
     the Fisher information (Martens and Grosse, 2015), here by random signs in the eigenbasis of the logits' Fisher
     matrix, which has the same mean as labels sampled from the softmax and less variance. A `temperature` above 1 draws
     from a softer softmax.
+
+    The moments of the inputs stand twice: over tokens that count alike, and, with `gradients`, over tokens that count
+    by their importance (see `importance`).
 
     In the moments of g every example counts alike: its gradients are scaled to length one at the last of the linears.
     Where a fine-tuned teacher is sure, its pooler's tanh is saturated and lets hardly any gradient through, but does so
@@ -92,13 +138,15 @@ def calibrate(
     try:
         with torch.set_grad_enabled(gradients):
             for batch in batches:
-                inputs = {name: tensor.to(device) for name, tensor in model_inputs(batch).items()}
+                recorder.forget()
+                inputs = {name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()}
                 logits = classifier_logits(model(**inputs), gradients)
+                mask = token_mask(inputs)
                 sums.examples += len(inputs["input_ids"])
-                add_inputs(sums, recorder, token_mask(inputs))
+                add_inputs(sums, recorder, mask)
                 if logits is not None:
                     direction = random_direction(logits.detach() / temperature, regression, random)
-                    add_gradients(sums, recorder, logits, direction)
+                    add_gradients(sums, recorder, mask, logits, direction)
     finally:
         recorder.remove()
     return sums.statistics()
@@ -117,32 +165,45 @@ def classifier_logits(outputs: ModelOutput, gradients: bool) -> Tensor | None:
 
 @torch.no_grad()
 def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor) -> None:
-    """Add the moments of the recorded inputs; those of one tensor once."""
-    first: dict[int, str] = {}
-    for path, x in recorder.inputs.items():
-        source = sums.source.setdefault(path, first.setdefault(id(x), path))
-        if source != path:
-            continue
-        tokens = real_tokens(x, mask).float()
-        sums.tokens[path] = sums.tokens.get(path, 0) + len(tokens)
-        add(sums.inputs, path, tokens.sum(0))
-        add(sums.products, path, tokens.T @ tokens)
+    """Add the moments of the recorded inputs; those of the same tensors once."""
+    first: dict[tuple[int, ...], str] = {}
+    for path, calls in recorder.inputs.items():
+        source = sums.source.setdefault(path, first.setdefault(tuple(map(id, calls)), path))
+        for x in calls if source == path else []:
+            sums.inputs.setdefault(path, Moments()).add(real_tokens(x, mask).float(), even_weights(x, mask))
 
 
-def add_gradients(sums: Accumulator, recorder: Recorder, logits: Tensor, direction: Tensor) -> None:
-    """Add the moments of the gradients of `direction · logits` at the recorded outputs."""
-    paths = list(recorder.outputs)
-    found = torch.autograd.grad((logits * direction).sum(), [recorder.outputs[path] for path in paths])
+def add_gradients(sums: Accumulator, recorder: Recorder, mask: Tensor, logits: Tensor, direction: Tensor) -> None:
+    """Add the moments of the gradients of `direction · logits` at the recorded outputs, and what follows from them.
+
+    Calls that the examples of a batch share have no gradient of an example's own and are left out.
+    """
+    calls = {path: [i for i, x in enumerate(read) if is_own(x, mask)] for path, read in recorder.inputs.items()}
+    outputs = [recorder.outputs[path][i] for path, numbers in calls.items() for i in numbers]
+    found = iter(torch.autograd.grad((logits * direction).sum(), outputs))
     with torch.no_grad():
-        scale = 1 / by_example(found[-1], len(logits)).float().flatten(1).norm(dim=1).clamp(min=SMALLEST)
-        for path, gradient in zip(paths, found, strict=True):
-            gradient, x = (by_example(t, len(logits)).float() for t in (gradient, recorder.inputs[path].detach()))
-            rows = (gradient * scale[:, None, None]).flatten(0, 1)
-            add(sums.gradients, path, rows.T @ rows)
-            add(sums.fisher, path, squared_weight_gradients(gradient, x))
+        gradients = {path: joined([next(found) for _ in numbers]) for path, numbers in calls.items() if numbers}
+        examples = len(logits)
+        last = by_example(next(reversed(gradients.values())), examples)
+        scale = 1 / last.flatten(1).norm(dim=1).clamp(min=SMALLEST)
+        scale = scale.repeat_interleave(len(mask) // examples)  # the same for all options of an example
+        for path, gradient in gradients.items():
+            scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
+            add(sums.gradients, path, mode_gram(scaled.flatten(0, 1), 1))
+            own = joined([read[i] for i in calls[path]])
+            add(sums.fisher, path, squared_weight_gradients(by_example(gradient, examples), by_example(own, examples)))
+            for x, weights in zip(read, call_weights(read, calls[path], scaled, mask), strict=True):
+                sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
+                sums.importance.setdefault(path, []).append(weights.cpu())
 
 
-def by_example(x: Tensor, examples: int) -> Tensor:  # [sequences, T, d] or [sequences, d] -> [examples, vectors, d]
+def joined(calls: Sequence[Tensor]) -> Tensor:  # each [sequences, T, d] or [sequences, d] -> [sequences, tokens, d]
+    """What a sequence has in all calls of a linear, as if it were one longer sentence: the weight is the same."""
+    parts = [call.float() if call.dim() == 3 else call.float()[:, None] for call in calls]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def by_example(x: Tensor, examples: int) -> Tensor:  # [sequences, tokens, d] -> [examples, vectors, d]
     """All vectors of each example together, those of all its options in multiple choice."""
     return x.reshape(examples, -1, x.shape[-1])
 
@@ -152,19 +213,17 @@ def squared_weight_gradients(gradient: Tensor, x: Tensor) -> Tensor:  # [B, T, o
 
     By the products of its tokens with each other, `[T, T]`, which are far fewer numbers than those of a weight.
     """
-    if x.dim() == 2:
-        gradient, x = gradient[:, None], x[:, None]
     return (((gradient @ gradient.mT) @ x) * x).sum((0, 1))
 
 
-def real_tokens(x: Tensor, mask: Tensor) -> Tensor:  # [B, T, in] -> [tokens, in]
-    """The vectors of real tokens; a tensor `[B, in]` has one vector for each example already."""
-    return x[mask] if x.dim() == 3 else x
-
-
 def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
-    total = sums.get(path)
-    sums[path] = value.double().cpu() if total is None else total + value.double().cpu()
+    """Add to the sum of one path."""
+    sums[path] = total(sums.get(path), value)
+
+
+def total(before: Tensor | None, value: Tensor) -> Tensor:
+    """A running sum in double precision, on the CPU."""
+    return value.double().cpu() if before is None else before + value.double().cpu()
 
 
 def random_direction(logits: Tensor, regression: bool, random: torch.Generator) -> Tensor:  # [B, C] -> [B, C]

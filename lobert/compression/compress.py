@@ -11,16 +11,28 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lobert.blocklinear import assembled
+from lobert.blocks import Block
 from lobert.compression.costs import inputs_read
 from lobert.compression.objective import Norm, Objective, group_norm
-from lobert.compression.plan import GroupPlan
+from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import decompose_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
 from lobert.lookup import FactoredEmbedding
-from lobert.roles import is_table, matrix_at, module_at, own_config, replace_module
+from lobert.roles import (
+    encoder_layers,
+    is_inside,
+    is_table,
+    layer_uses,
+    linear_at,
+    matrix_at,
+    module_at,
+    own_config,
+    replace_module,
+)
 from lobert.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
@@ -91,7 +103,7 @@ def compress_model(
         group.set_factors(factors)
         lost = tensor - reconstruct(group.equation, factors)
         if norm is not None and statistics is not None and plan.name not in fitted:
-            correct_biases(model, plan, lost, statistics)
+            correct_biases(model, plan, lost, objective.view(statistics))
         reports.append(report_group(plan, model, tensor, lost, norm))
     return CompressionReport(reports)
 
@@ -105,26 +117,26 @@ def norm_of(
 
 def reads_tokens(model: PreTrainedModel, plan: GroupPlan) -> bool:
     """Whether the group is a table of embeddings."""
-    return any(is_table(model, path) for path, _ in plan.slices)
+    return any(is_table(model, block.path) for block, _ in plan.slices)
 
 
 @torch.no_grad()
 def correct_biases(model: PreTrainedModel, plan: GroupPlan, lost: Tensor, statistics: Statistics) -> None:
     """Add to each bias what the lost part of the weight, `lost [*stack, out, in]`, gives for the mean input."""
-    for path, index in plan.slices:
-        layer = model.get_submodule(path)
-        if layer.bias is not None:
-            layer.bias += (lost[index] @ statistics.input_mean(path)).to(layer.bias)
+    for block, index in plan.slices:
+        bias = model.get_submodule(block.path).bias
+        if bias is not None:
+            bias[block.rows(len(bias))] += (lost[index] @ statistics.input_mean(block)).to(bias)
 
 
 def stack_weights(model: PreTrainedModel, plan: GroupPlan) -> Tensor:
     """The tensor `[*stack, out, in]` of a group in float64, from the weights of its modules."""
     tensor = torch.empty(plan.shape, dtype=torch.float64)
-    for path, index in plan.slices:
-        weight = matrix_at(model, path).detach()
+    for block, index in plan.slices:
+        weight = matrix_at(model, block).detach()
         if not torch.isfinite(weight).all():
             raise LobertError(
-                f"'{path}.weight' holds values that are not finite: the teacher is broken, train it again"
+                f"'{block.path}.weight' holds values that are not finite: the teacher is broken, train it again"
             )
         tensor[index] = weight
     return tensor
@@ -134,38 +146,43 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
     """Put empty groups and their layers into the model, in place; the plan goes into its config. Returns the bank."""
     if hasattr(model, BANK):
         raise LobertError("the model is compressed already: start from a dense one, or lobert.merge it first")
-    bank = nn.ModuleDict()
+    refuse_overlaps(plans)
+    for plan in plans:
+        check_shapes(model, plan)
+    bank, layers = nn.ModuleDict(), dict[str, dict[Block, FactoredLinear]]()
     for plan in plans:
         group = FactorGroup(factorization(plan.factorization), plan.stack, plan.shape, plan.rank, plan.evaluation)
         bank[plan.name] = group
         inputs = shared_inputs(model, plan)
-        for path, index in plan.slices:
-            dense = module_at(model, path)
+        for block, index in plan.slices:
+            dense = module_at(model, block.path)
             group.to(dense.weight.device, dense.weight.dtype)
-            layer = (
-                FactoredLinear(group, index, dense.bias, inputs[path])
-                if isinstance(dense, nn.Linear)
-                else FactoredEmbedding(group)
-            )
-            replace_module(model, path, layer)
+            if isinstance(dense, nn.Embedding):
+                replace_module(model, block.path, FactoredEmbedding(group, dense.padding_idx))
+            else:
+                layer = FactoredLinear(group, index, dense.bias if block.is_whole else None, inputs[block])
+                layers.setdefault(block.path, {})[block] = layer
+    for path, factored in layers.items():
+        replace_module(model, path, assembled(linear_at(model, path), factored))
     setattr(model, BANK, bank)
     own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
 
 
-def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[str, SharedInput]:
-    """What each slice of a group reads, by its path: slices that read one input and differ in role alone share it."""
+def shared_inputs(model: PreTrainedModel, plan: GroupPlan) -> dict[Block, SharedInput]:
+    """What each slice of a group reads: slices that read one input and differ in role alone share it."""
     read = inputs_read(model, plan.stack, plan.slices)
     inputs = {key: SharedInput(size) for key, size in Counter(read.values()).items()}
-    return {path: inputs[key] for path, key in read.items()}
+    return {block: inputs[key] for block, key in read.items()}
 
 
 def report_group(
     plan: GroupPlan, model: PreTrainedModel, tensor: Tensor, lost: Tensor, norm: Norm | None
 ) -> GroupReport:
     """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
-    layers = [model.get_submodule(path) for path, _ in plan.slices]
+    layers = [model.get_submodule(block.layer) for block, _ in plan.slices]
     rows, columns = plan.shape[-2:]
+    uses = layer_uses(model) if is_inside(model, plan.slices[0][0].path) else 1
     error = ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item())
     return GroupReport(
         name=plan.name,
@@ -174,8 +191,8 @@ def report_group(
         shape=list(plan.shape),
         parameters=plan.parameters,
         dense_parameters=plan.dense_parameters,
-        macs=linear_macs(nn.ModuleList(layers)),
-        dense_macs=0 if reads_tokens(model, plan) else rows * columns * len(plan.slices),
+        macs=uses * linear_macs(nn.ModuleList(layers)),
+        dense_macs=0 if reads_tokens(model, plan) else uses * rows * columns * len(plan.slices),
         error=error,
         objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),
@@ -191,6 +208,11 @@ def merges(layer: nn.Module) -> bool:
 def ratio(part: float, whole: float) -> float:
     """`part / whole`, and 0 for a tensor of zeros."""
     return part / whole if whole else 0.0
+
+
+def encoder_macs(model: PreTrainedModel) -> int:
+    """Multiply-adds per token in the layers of one pass, which runs those that share their weights several times."""
+    return layer_uses(model) * linear_macs(encoder_layers(model))
 
 
 def linear_macs(module: nn.Module) -> int:

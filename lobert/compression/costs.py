@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
+from lobert.blocks import Block
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers import Evaluation, FactorGroup
@@ -16,7 +17,7 @@ from lobert.roles import first_reader, layers_path
 
 Budget = Literal["parameters", "macs"]
 UNITS: dict[str, str] = {"parameters": "parameters", "macs": "multiply-adds per token"}
-Slices = Iterable[tuple[str, tuple[int, ...]]]  # (module path, index into the stack)
+Slices = Iterable[tuple[Block, tuple[int, ...]]]  # (weight or block of one, index into the stack)
 Cost = Callable[[Rank], int]
 
 
@@ -26,10 +27,16 @@ def check_budget(budget: str) -> None:
         raise LobertError(f"decomp.budget={budget} is not known: {suggest(str(budget), get_args(Budget))}")
 
 
-def inputs_read(model: PreTrainedModel, stack: str, slices: Slices) -> dict[str, Hashable]:
-    """Which input each slice of a group reads, by its path: equal for slices that differ in role alone and share it."""
+def inputs_read(model: PreTrainedModel, stack: str, slices: Slices) -> dict[Block, Hashable]:
+    """Which input each slice of a group reads: equal for slices that differ in role alone and share it.
+
+    Blocks of rows share the whole input; each block of columns reads its own part.
+    """
     layer = len(stack.replace("l", ""))  # where the index of the role, if any, ends
-    return {path: (first_reader(model, path), index[layer:]) for path, index in slices}
+    return {
+        block: (first_reader(model, block.path), block if block.axis == "columns" else None, index[layer:])
+        for block, index in slices
+    }
 
 
 def macs_cost(
@@ -40,10 +47,10 @@ def macs_cost(
     Slices that share an input are counted together, once. Raises LobertError for a weight outside the layers.
     """
     read = inputs_read(model, stack, slices)
-    for path in read:
-        if not path.startswith(f"{layers_path(model)}."):
+    for block in read:
+        if not block.path.startswith(f"{layers_path(model)}."):
             raise LobertError(
-                f"decomp.budget=macs counts multiply-adds per token in the encoder's layers, and '{path}' is outside "
+                f"decomp.budget=macs counts multiply-adds per token in the encoder's layers, and '{block}' is outside "
                 "them: leave it out of decomp, or type decomp.budget=parameters"
             )
     sharers = Counter(Counter(read.values()).values())  # how many inputs are read by so many slices

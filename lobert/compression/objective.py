@@ -5,16 +5,19 @@ A norm gives each weight matrix an input metric C and an output metric G, and th
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lobert.blocks import Block
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.numerics import eigh
 
+LEAST = 1e-9  # weight of a slice that nothing seems to depend on, as a share of the largest
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
 
 
@@ -51,6 +54,15 @@ class Objective:
     def needs_gradients(self) -> bool:
         return self.name in ("fisher", "loss")
 
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether a token counts as much as a change of what a layer makes of it matters to the loss."""
+        return self.name == "loss"
+
+    def view(self, statistics: Statistics) -> Statistics:
+        """The statistics with the moments of the inputs that this norm is made of."""
+        return statistics.by_importance() if self.weighs_tokens else statistics
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -59,32 +71,56 @@ class Norm:
     inputs: Tensor
     outputs: Tensor
 
+    @cached_property
+    def narrow(self) -> tuple[Tensor, Tensor]:
+        """Both metrics without what is zero: `[*stack, n, n]`, or `[*stack, n]` where all are diagonal."""
+        return narrowed(self.inputs), narrowed(self.outputs)
+
+    def applied(self, tensor: Tensor) -> Tensor:
+        """G T C, slice by slice, of `tensor [*stack, out, in]`."""
+        inputs, outputs = self.narrow
+        tensor = tensor @ inputs if inputs.dim() == tensor.dim() else tensor * inputs.unsqueeze(-2)
+        return outputs @ tensor if outputs.dim() == tensor.dim() else tensor * outputs.unsqueeze(-1)
+
     def squared(self, difference: Tensor) -> float:
         """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
-        return torch.einsum("...oi,...oi->", self.outputs @ difference, difference @ self.inputs).item()
+        return (self.applied(difference) * difference).sum().item()
 
 
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
-    """The norm of one group's tensor; None is that of the weights, which needs no metrics."""
+    """The norm of one group's tensor; None is that of the weights, which needs no metrics.
+
+    Each block of a weight has metrics of its own; what blocks of one weight do to each other's output is left out.
+    """
     if objective.name == "weights":
         return None
     assert statistics is not None, "every objective but the weights needs calibration"
+    statistics = objective.view(statistics)
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
     inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
-    for path, index in plan.slices:
-        inputs[index] = tamed(input_metric(objective, statistics, path), objective)
+    weights = torch.ones(stack, dtype=torch.float64)
+    for block, index in plan.slices:
+        inputs[index] = tamed(input_metric(objective, statistics, block), objective)
+        gradient = statistics.output_gradient(block)
         if objective.name == "loss":
-            outputs[index] = tamed(statistics.gradient[path], objective)
-        elif path in statistics.gradient:  # how much a change of this output matters, in one unit for all layers
-            outputs[index] *= trace(statistics.gradient[path]) / rows
-    return Norm(inputs, outputs)
+            assert gradient is not None, "the norm of the loss needs gradients"
+            outputs[index] = tamed(gradient, objective)
+        elif gradient is not None:  # how much a change of this output matters, in one unit for all layers
+            weights[index] = trace(gradient) / rows
+    return Norm(inputs, outputs * above_zero(weights)[..., None, None])
 
 
-def input_metric(objective: Objective, statistics: Statistics, path: str) -> Tensor:
+def above_zero(weights: Tensor) -> Tensor:
+    """The weights of a group's slices, those of slices that no gradient reaches just above 0; ones where all are."""
+    most = weights.max()
+    return weights.clamp(min=LEAST * most) if most > 0 else torch.ones_like(weights)
+
+
+def input_metric(objective: Objective, statistics: Statistics, block: Block) -> Tensor:
     if objective.name == "fisher":
-        return torch.diag(statistics.fisher[path])
-    return statistics.covariance(path)
+        return torch.diag(statistics.input_fisher(block))
+    return statistics.covariance(block)
 
 
 def tamed(metric: Tensor, objective: Objective) -> Tensor:
@@ -100,6 +136,12 @@ def tamed(metric: Tensor, objective: Objective) -> Tensor:
     values, vectors = eigh(metric)
     power = (vectors * values.clamp(min=0) ** objective.metric_power) @ vectors.T
     return power * (trace(metric) / trace(power))
+
+
+def narrowed(metric: Tensor) -> Tensor:
+    """The diagonals `[..., n]` of matrices `[..., n, n]` that have nothing else, and other matrices as they are."""
+    diagonal = metric.diagonal(dim1=-2, dim2=-1)
+    return diagonal.contiguous() if metric.count_nonzero() == diagonal.count_nonzero() else metric
 
 
 def trace(metric: Tensor) -> Tensor:

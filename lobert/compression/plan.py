@@ -11,70 +11,25 @@ from typing import Any, get_args
 
 from transformers import PreTrainedModel
 
+from lobert.blocks import Block
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, rank_within_macs
+from lobert.compression.grouping import Index, Part, group_slices, stacked_shape
 from lobert.errors import LobertError, suggest
-from lobert.factorizations import Rank, RankSetting, Shape, factorization
+from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers import Evaluation
-from lobert.roles import find_weights, matrix_at
-
-STACK_LETTERS = {"role": "s", "layer": "l"}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One compression of some roles, as a `conf/decomp` point writes it.
-
-    `stack` names what is stacked into one tensor: nothing, "role", "layer" or both. Without `rank` or `keep` the
-    `default_rank` holds, whose fractions are shares of the full rank; where there is a `default_keep`, that share of
-    every tensor stays, and `default_rank` is no more than the rank of the stack that `keep` starts from.
-    """
-
-    name: str
-    roles: Sequence[str]
-    stack: Sequence[str]
-    factorization: str
-    default_rank: RankSetting
-    rank: RankSetting | None = None
-    keep: float | None = None
-    default_keep: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.keep is not None and self.rank is not None:
-            raise LobertError(
-                f"{self.name}: keep={self.keep} and rank={self.rank} are two answers to one question: give one of them"
-            )
-        check_keep(self.keep)
-        check_keep(self.default_keep)
-        if not self.roles:
-            raise LobertError(
-                f"{self.name}: roles is empty, so there is nothing to compress: name some, or use decomp=none"
-            )
-        for axis in self.stack:
-            if axis not in STACK_LETTERS:
-                raise LobertError(f"{self.name}: nothing to stack by '{axis}': {suggest(axis, STACK_LETTERS)}")
-
-    @property
-    def letters(self) -> str:
-        """The stack as einsum letters, roles before layers."""
-        return "".join(letter for axis, letter in STACK_LETTERS.items() if axis in self.stack)
-
-
-def check_keep(keep: float | None) -> None:
-    """Refuse a share that is none."""
-    if keep is not None and not (isinstance(keep, int | float) and 0 < keep <= 1):
-        raise LobertError(f"keep={keep} is impossible: it is the share that stays, above 0 and at most 1")
+from lobert.roles import matrix_at
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each module is."""
+    """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each weight or block of one is."""
 
     name: str
     factorization: str
     stack: str
     shape: Shape
     rank: Rank
-    slices: tuple[tuple[str, tuple[int, ...]], ...]  # (module path, index into the stack)
+    slices: tuple[tuple[Block, Index], ...]
     evaluation: Evaluation = "auto"
 
     @property
@@ -87,14 +42,14 @@ class GroupPlan:
         return factorization(self.factorization).parameters(self.stack, self.shape, self.rank)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self)
+        """JSON-able form, with the address of each slice as text."""
+        return {**asdict(self), "slices": tuple((str(block), index) for block, index in self.slices)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "GroupPlan":
         """Inverse of `to_dict`, also after a trip through JSON. Raises LobertError for a foreign or damaged plan."""
         try:
-            slices = tuple((path, tuple(index)) for path, index in data["slices"])
+            slices = tuple((Block.parse(address), tuple(index)) for address, index in data["slices"])
             changed = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
             plan = cls(**{**data, **changed})
             plan.check()
@@ -141,13 +96,21 @@ def make_plan(
 
 
 def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
-    """Raise LobertError where two groups take the same weight."""
-    taken: set[str] = set()
-    for plan in plans:
-        for path, _ in plan.slices:
-            if path in taken:
-                raise LobertError(f"two parts of decomp both compress '{path}': choose one for it")
-            taken.add(path)
+    """Raise LobertError where two groups take the same weight, or blocks of it that are cut in different ways."""
+    taken: dict[str, set[Block]] = {}
+    for block in (block for plan in plans for block, _ in plan.slices):
+        others = taken.setdefault(block.path, set())
+        if block in others or any(other.cutting != block.cutting for other in others):
+            raise LobertError(f"two parts of decomp both compress '{block}': choose one for it")
+        others.add(block)
+
+
+def check_shapes(model: PreTrainedModel, plan: GroupPlan) -> None:
+    """Raise LobertError where a weight, or block of one, is not there or of another shape than in the plan."""
+    for block, _ in plan.slices:
+        shape = tuple(matrix_at(model, block).shape)
+        if shape != plan.shape[-2:]:
+            raise LobertError(f"the plan takes '{block}' as {list(plan.shape[-2:])}, but this model's is {list(shape)}")
 
 
 def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation, budget: Budget) -> list[GroupPlan]:
@@ -162,43 +125,6 @@ def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation, budget
         rank = choose_rank(part, shape, shape != reference, macs)
         plans.append(GroupPlan(name, part.factorization, letters, shape, rank, tuple(slices), evaluation))
     return plans
-
-
-def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
-    """Name and slices of every group: one per role and layer, less the axes that are stacked."""
-    places = find_weights(model, list(part.roles))
-    outside = [role for role, layer in places if layer is None]
-    if outside and part.letters:
-        raise LobertError(f"{part.name}: '{outside[0]}' is outside the layers and stacks with nothing: use stack=[]")
-    layers = list(dict.fromkeys(layer for _, layer in places))
-    role_sets = [list(part.roles)] if "s" in part.letters else [[role] for role in part.roles]
-    layer_sets = [layers] if "l" in part.letters else [[layer] for layer in layers]
-    groups = []
-    for layer_set in layer_sets:
-        for role_set in role_sets:
-            members = [(role, layer) for role in role_set for layer in layer_set if (role, layer) in places]
-            if not members:
-                continue
-            layer_name = "" if layer_set[0] is None or "l" in part.letters else f"_{layer_set[0]}"
-            name = "_".join(role_set) + layer_name
-            index = {"s": role_set.index, "l": layer_set.index}
-            slices = [
-                (places[member], tuple(index[letter](member["sl".index(letter)]) for letter in part.letters))  # type: ignore[operator]
-                for member in members
-            ]
-            groups.append((name, slices))
-    return groups
-
-
-def stacked_shape(model: PreTrainedModel, part: str, slices: list[tuple[str, tuple[int, ...]]]) -> Shape:
-    """Shape of the tensor that the slices' weights form; LobertError where they differ."""
-    shapes = {tuple(matrix_at(model, path).shape) for path, _ in slices}
-    if len(shapes) > 1:
-        raise LobertError(
-            f"{part}: weights of shapes {sorted(shapes)} do not stack into one tensor: do not stack these roles"
-        )
-    depth = [max(index[axis] for _, index in slices) + 1 for axis in range(len(slices[0][1]))]
-    return (*depth, *shapes.pop())
 
 
 def choose_rank(part: Part, shape: Shape, transposed: bool, macs: Cost | None = None) -> Rank:

@@ -8,9 +8,8 @@ import yaml
 from transformers import PreTrainedModel
 
 from lobert.artefacts import write_atomic
-from lobert.compression.plan import GroupPlan, refuse_overlaps
+from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.errors import LobertError, first_line
-from lobert.roles import matrix_at
 
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"
 
@@ -23,7 +22,7 @@ def write_plan(path: Path, plans: Sequence[GroupPlan]) -> None:
 
 def plain(plan: GroupPlan) -> dict[str, Any]:
     """The entries of a plan that YAML has no tuples for."""
-    slices = [[path, list(index)] for path, index in plan.slices]
+    slices = [[str(block), list(index)] for block, index in plan.slices]
     return {"shape": list(plan.shape), "rank": list(plan.rank), "slices": slices}
 
 
@@ -42,16 +41,10 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
         raise LobertError(f"decomp.plan={path} is no plan as stage=plan writes it: {first_line(error)}") from None
     except LobertError as error:
         raise LobertError(f"decomp.plan={path}: {error}") from None
-    for plan in plans:
-        check_shapes(plan, model, path)
+    try:
+        for plan in plans:
+            check_shapes(model, plan)
+    except LobertError as error:
+        raise LobertError(f"decomp.plan={path}: {error}") from None
     refuse_overlaps(plans)
     return plans
-
-
-def check_shapes(plan: GroupPlan, model: PreTrainedModel, file: Path) -> None:
-    for path, _ in plan.slices:
-        shape = tuple(matrix_at(model, path).shape)
-        if shape != plan.shape[-2:]:
-            raise LobertError(
-                f"decomp.plan={file} takes '{path}' as {list(plan.shape[-2:])}, but this model's is {list(shape)}"
-            )

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lobert.compression.plan import Part, check_keep
+from lobert.compression.grouping import Part, check_keep
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
 from lobert.paths import conf_dir
@@ -34,9 +34,9 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
     return [Part(**node) for node in nodes.values()]
 
 
-def free_name(roles: Sequence[str], stack: Sequence[str], factorization: str, **_: Any) -> str:
+def free_name(roles: Sequence[str], stack: Sequence[str], factorization: str, cut: bool = False, **_: Any) -> str:
     """Name of a part that no point has named: "query_key_value_by_layer_cp"."""
-    return "_".join([*roles, "by", *(stack or ["matrix"]), factorization])
+    return "_".join([*roles, "by", *(stack or ["matrix"]), *(["squares"] if cut else []), factorization])
 
 
 def named_parts(names: str | Sequence[str], keep: float | None = None, rank: RankSetting | None = None) -> list[Part]:

@@ -15,9 +15,10 @@ RIDGE = 1e-2  # of the mean variance of the features, on the change of the weigh
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
     """The last linear of a classifier, of one output where it scores options; LobertError for a model without one."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head = getattr(model, "classifier", None)
+    linears = [module for module in head.modules() if isinstance(module, nn.Linear)] if head is not None else []
     outputs = 1 if chooses_options(model) else getattr(model.config, "num_labels", None)
-    if not linears or linears[-1].out_features != outputs or not hasattr(model, "classifier"):
+    if not linears or linears[-1].out_features != outputs:
         raise LobertError("refit_head needs a classifier whose last layer is linear: leave it out for this model")
     return linears[-1]
 
@@ -52,7 +53,7 @@ def collect(model: PreTrainedModel, head: nn.Linear, batches: Iterable[tuple[Bat
     handle = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
     try:
         for batch, logits in batches:
-            model(**{name: tensor.to(device) for name, tensor in model_inputs(batch).items()})
+            model(**{name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()})
             wanted.append(logits.double().to(device).reshape(-1, head.out_features))
     finally:
         handle.remove()

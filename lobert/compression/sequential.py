@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression.calibration import add
+from lobert.compression.calibration import Moments, Recorder, add
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
+from lobert.compression.importance import Reader, even_weights, real_tokens
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
@@ -25,10 +26,19 @@ from lobert.compression.whitening import decompose_in_norm
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization, reconstruct
-from lobert.roles import encoder_layers, first_reader, layers_path, linear_at, module_at, sum_after
+from lobert.roles import (
+    encoder_layers,
+    first_reader,
+    layers_path,
+    linear_at,
+    matrix_at,
+    module_at,
+    no_order_of_layers,
+    sum_after,
+)
 
 Order = Literal["auto", "parallel", "sequential"]
-RIDGE = 1e-2  # of the mean variance of the inputs, on the change of the weight
+RIDGE = 3e-2  # of the mean variance of the inputs, on the change of the weight
 
 
 @dataclass(frozen=True)
@@ -41,40 +51,36 @@ class Step:
 
     @property
     def paths(self) -> list[str]:
-        return [path for plan in self.plans for path, _ in plan.slices]
+        return list(dict.fromkeys(block.path for plan in self.plans for block, _ in plan.slices))
 
 
 @dataclass
-class Moments:
-    """Sums over tokens of the input x `[in]` of one step, and of the wanted outputs y `[out]` of its weights."""
+class Fit:
+    """What one weight `[out, in]` is fitted to: moments of its input x, of the wanted output y, and of both."""
 
-    tokens: int = 0
+    inputs: Moments = field(default_factory=Moments)
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add_input(self, x: Tensor) -> None:  # [tokens, in]
-        self.tokens += len(x)
-        add(self.sums, "x", x.sum(0))
-        add(self.sums, "xx", x.T @ x)
-
-    def add_wanted(self, path: str, y: Tensor, x: Tensor) -> None:  # [tokens, out], [tokens, in]
-        add(self.sums, f"{path} y", y.sum(0))
-        add(self.sums, f"{path} yx", y.T @ x)
+    def add_wanted(self, y: Tensor, x: Tensor, weights: Tensor) -> None:  # [tokens, out], [tokens, in], [tokens]
+        y = y * weights.unsqueeze(1)
+        add(self.sums, "y", y.sum(0))
+        add(self.sums, "yx", y.T @ x)
 
     def mean(self, key: str) -> Tensor:
-        return self.sums[key] / self.tokens
+        return self.sums[key] / self.inputs.weight
 
-    def target(self, path: str, weight: Tensor) -> Tensor:
+    def target(self, weight: Tensor) -> Tensor:
         """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one."""
-        x = self.mean("x")
-        covariance = self.mean("xx") - torch.outer(x, x)
-        crossed = self.mean(f"{path} yx") - torch.outer(self.mean(f"{path} y"), x)
+        x = self.inputs.mean
+        covariance = self.inputs.moment - torch.outer(x, x)
+        crossed = self.mean("yx") - torch.outer(self.mean("y"), x)
         ridge = max(RIDGE * covariance.diagonal().mean().item(), torch.finfo(x.dtype).tiny)
         covariance.diagonal().add_(ridge)
         return torch.linalg.solve(covariance, crossed + ridge * weight, left=False)
 
-    def bias(self, path: str, weight: Tensor) -> Tensor:
+    def bias(self, weight: Tensor) -> Tensor:
         """The bias `[out]` with which the mean output is the wanted one."""
-        return self.mean(f"{path} y") - weight @ self.mean("x")
+        return self.mean("y") - weight @ self.inputs.mean
 
 
 @torch.no_grad()
@@ -92,6 +98,7 @@ def compress_in_order(
     `compress_model` does. Raises LobertError for a group whose weights do not all read one input of one layer.
     """
     steps = steps_of(model, plans)
+    importance = statistics.importance if objective.weighs_tokens else {}
     dense = copy.deepcopy(model.eval())
     stream = open_stream(dense, batches)
     fitted = fit_tables(model, plans)
@@ -100,10 +107,10 @@ def compress_in_order(
         here = [step for step in steps if step.layer == number]
         goals, wanted = goals_of(dense, number, here, stream, wanted)
         for step in here:
-            moments = measure(model, step, stream, drifted, goals)
-            fitted |= {plan.name: fit_group(model, plan, step, moments, objective, statistics) for plan in step.plans}
-        drifted = list(stream.run(encoder_layers(model)[number], drifted))
-    for path in (path for plan in plans if plan.name in fitted for path, _ in plan.slices):
+            fits = measure(model, step, stream, drifted, goals, importance)
+            fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
+        drifted = list(stream.run(model, number, drifted))
+    for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
 
@@ -132,10 +139,12 @@ def chosen_order(
 
 def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
     """The groups inside the layers, in the order in which a forward pass comes to them: that of the modules."""
+    if (reason := no_order_of_layers(model)) is not None:
+        raise LobertError(f"decomp.order=sequential goes from layer to layer, and {reason}: use order=parallel")
     steps: dict[str, Step] = {}
     prefix = f"{layers_path(model)}."
     for plan in plans:
-        sources = {first_reader(model, path) for path, _ in plan.slices}
+        sources = {first_reader(model, block.path) for block, _ in plan.slices}
         inside = [source for source in sources if source.startswith(prefix)]
         if len(sources) > 1:
             raise LobertError(
@@ -156,27 +165,30 @@ def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, 
         method = factorization(plan.factorization)
         fitted[plan.name] = method.decompose(stack_weights(model, plan), plan.rank)
         found = reconstruct(method.equation(plan.stack), fitted[plan.name])
-        for path, index in plan.slices:
-            module_at(model, path).weight.copy_(found[index].T)
+        for block, index in plan.slices:
+            matrix_at(model, block).copy_(found[index])
     return fitted
 
 
 def goals_of(
     dense: PreTrainedModel, layer: int, steps: Sequence[Step], stream: Stream, hidden: Sequence[Tensor]
-) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-    """What is wanted of every weight, for each batch: its output in the dense model, or the sum that it is part of.
+) -> tuple[list[dict[str, list[Tensor]]], list[Tensor]]:
+    """What is wanted of every weight, for each batch: its outputs in the dense model, or the sum that it is part of.
 
     And what the dense layer gives to the next one.
     """
     sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
     whole = f"{layers_path(dense)}.{layer}"
     goals, given = [], []
-    for recorder in stream.watch(dense, layer, hidden, [whole, *(module or path for path, module in sums.items())]):
-        goals.append(
-            {path: recorder.inputs[module] if module else recorder.outputs[path] for path, module in sums.items()}
-        )
-        given.append(first(recorder.outputs[whole]))
+    for recorder in stream.watch(dense, layer, hidden, {whole, *(place or path for path, place in sums.items())}):
+        goals.append({path: [sum_at(recorder, p, whole)] if p else recorder.outputs[path] for path, p in sums.items()})
+        given.append(first(recorder.outputs[whole][0]))
     return goals, given
+
+
+def sum_at(recorder: Recorder, place: str, whole: str) -> Tensor:
+    """The sum that the module at `place` reads, or that the `whole` layer gives."""
+    return first(recorder.outputs[whole][0]) if place == whole else recorder.inputs[place][0]
 
 
 def measure(
@@ -184,49 +196,66 @@ def measure(
     step: Step,
     stream: Stream,
     hidden: Sequence[Tensor],
-    goals: Sequence[Mapping[str, Tensor]],
-) -> Moments:
-    """The moments of one step in the model as it is now, its own weights still dense."""
-    moments = Moments()
-    sums = {path: sum_after(model, path) for path in step.paths}
-    in_sums = {path: module for path, module in sums.items() if module is not None}
-    watched = {step.source, *in_sums, *in_sums.values()}
+    goals: Sequence[Mapping[str, Sequence[Tensor]]],
+    importance: Mapping[str, Tensor],
+) -> dict[str, Fit]:
+    """What each weight of one step is to be fitted to, in the model as it is now, its own weights still dense.
+
+    Tokens count by their `importance`, by path; where there is none, alike.
+    """
+    whole = f"{layers_path(model)}.{step.layer}"
+    in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
+    calls = {path: len(goals[0][path]) for path in step.paths}
+    fits, reader = new_fits(calls, bool(importance)), Reader(importance)
+    watched = {step.source, *in_sums, *in_sums.values(), *([whole] if max(calls.values()) > 1 else [])}
     runs = stream.watch(model, step.layer, hidden, watched)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
-        x = recorder.inputs[step.source][mask].float()
-        moments.add_input(x)
-        for path, module in sums.items():
-            y = goal[path]
-            if module is not None:  # the rest of the sum is what it is
-                y = y - (recorder.inputs[module] - recorder.outputs[path])
-            moments.add_wanted(path, y[mask].float(), x)
-    return moments
+        read = [(real_tokens(x, mask).float(), even_weights(x, mask)) for x in recorder.inputs[step.source]]
+        added = set[int]()
+        for path, count in calls.items():
+            wanted = goal[path]
+            if path in in_sums:  # the rest of the sum is what it is
+                wanted = [wanted[0] - (sum_at(recorder, in_sums[path], whole) - recorder.outputs[path][0])]
+            for y, (x, even) in zip(wanted, read[:count], strict=True):
+                weights = reader.take(path, x) if importance else even
+                fits[path].add_wanted(real_tokens(y, mask).float(), x, weights)
+                if id(fits[path].inputs) not in added:
+                    fits[path].inputs.add(x, weights)
+            added.add(id(fits[path].inputs))
+    return fits
+
+
+def new_fits(calls: Mapping[str, int], weighted: bool) -> dict[str, Fit]:
+    """One for each weight; those that are called equally often have read the same, and unweighted share its moments."""
+    shared = {count: Moments() for count in calls.values()}
+    return {path: Fit(Moments() if weighted else shared[count]) for path, count in calls.items()}
 
 
 def fit_group(
     model: PreTrainedModel,
     plan: GroupPlan,
     step: Step,
-    moments: Moments,
+    fits: Mapping[str, Fit],
     objective: Objective,
     statistics: Statistics,
 ) -> list[Tensor]:
     """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
     target = torch.empty(plan.shape, dtype=torch.float64)
-    for path, index in plan.slices:
-        target[index] = moments.target(path, linear_at(model, path).weight.double().cpu())
-    now = replace(
-        statistics,
-        source=dict.fromkeys(step.paths, step.source),
-        mean={step.source: moments.mean("x")},
-        second_moment={step.source: moments.mean("xx")},
-    )
+    paths = {block.path for block, _ in plan.slices}
+    wholes = {path: fits[path].target(linear_at(model, path).weight.double().cpu()) for path in paths}
+    for block, index in plan.slices:
+        target[index] = block.of(wholes[block.path])
+    means = {path: fits[path].inputs.mean for path in step.paths}
+    moments = {path: fits[path].inputs.moment for path in step.paths}
+    now = replace(statistics, source={path: path for path in means}, mean=means, second_moment=moments)
+    now = replace(now, weighted_mean=means, weighted_moment=moments)
     method = factorization(plan.factorization)
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
     found = reconstruct(method.equation(plan.stack), factors)
-    for path, index in plan.slices:
-        linear = linear_at(model, path)
-        linear.weight.copy_(found[index])
+    for block, index in plan.slices:
+        linear = linear_at(model, block.path)
+        matrix_at(model, block).copy_(found[index])
         if linear.bias is not None:
-            linear.bias.copy_(moments.bias(path, found[index]))
+            rows, own = block.rows(len(linear.bias)), fits[block.path]
+            linear.bias[rows] = own.bias(linear.weight.double().cpu())[rows].to(linear.bias)
     return factors

@@ -2,7 +2,8 @@
 
 With the square roots of a norm's metrics multiplied onto the tensor, the norm becomes the plain one. A factor can carry
 the inverse of a metric that differs between slices only if it has their stack letters itself; metrics are averaged over
-the other letters, and a mode that two factors share is scaled entry by entry.
+the other letters, and a mode that two factors share is scaled entry by entry. What was averaged is made up for by
+alternating least squares in the norm itself (see `refine`).
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lobert.compression.objective import Norm, trace
+from lobert.compression.objective import Norm, narrowed, trace
+from lobert.compression.refine import refined
 from lobert.factorizations import Factorization, Rank, reconstruct
 from lobert.factorizations.numerics import eigh
 
+FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
+PROBES = 3  # random tensors on which two norms are compared
+SAME = 1e-7  # relative difference below which they agree
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,34 @@ class Scale:
 
 
 def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None) -> list[Tensor]:
-    """Factors of `tensor [*stack, out, in]` with a small error in `norm`: the smallest where no metric was averaged.
+    """Factors of `tensor [*stack, out, in]` with a small error in `norm`.
 
-    Never worse in `norm` than the plain decomposition, which None asks for.
+    Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
+    is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for.
     """
     if norm is None:
         return method.decompose(tensor, rank)
     equation = method.equation(stack)
     scales = scaling(equation, stack, norm)
-    factors = method.decompose(scaled(tensor, stack, scales), rank)
+    whitened = scaled(tensor, stack, scales)
+    exact = not stack or is_faithful(norm, tensor, whitened)
+    factors = method.decompose(whitened if exact else whitened.float().double(), rank)
     factors = [unscaled(equation, position, factor, scales) for position, factor in enumerate(factors)]
     if not stack:
-        return factors  # one slice: nothing was averaged
-    plain = method.decompose(tensor, rank)
-    return min(factors, plain, key=lambda found: norm.squared(tensor - reconstruct(equation, found)))
+        return factors
+    found = [factors, method.decompose(tensor, rank)]
+    errors = [norm.squared(tensor - reconstruct(equation, each)) for each in found]
+    best = found[errors.index(min(errors))]
+    if exact:
+        return best
+    better = refined(equation, stack, tensor, best, norm)
+    return better if norm.squared(tensor - reconstruct(equation, better)) < min(errors) else best
+
+
+def is_faithful(norm: Norm, tensor: Tensor, whitened: Tensor) -> bool:
+    """Whether a tensor has, slice by slice, the norm that its scaled form has; up to one factor for all slices."""
+    wanted, found = ((a * b).sum((-2, -1)) for a, b in ((norm.applied(tensor), tensor), (whitened, whitened)))
+    return torch.allclose(wanted / wanted.sum(), found / found.sum(), rtol=FAITHFUL, atol=0.0)
 
 
 def errors_in_norm(
@@ -58,6 +77,31 @@ def errors_in_norm(
     return method.squared_errors(stack, scaled(tensor, stack, scales), ranks)
 
 
+def lower_bound_in_norm(
+    method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None
+) -> float | None:
+    """No factors of this rank have a smaller squared error in `norm`; None where metrics were averaged.
+
+    Where none was, the scaled tensor is the tensor in this norm, in a unit of its own.
+    """
+    if norm is None:
+        return method.lower_bound(stack, tensor, rank)
+    scales = scaling(method.equation(stack), stack, norm)
+    unit = unit_of(scales, stack, norm, tensor.shape)
+    return None if unit is None else method.lower_bound(stack, scaled(tensor, stack, scales), rank) / unit
+
+
+def unit_of(scales: Sequence[Scale], stack: str, norm: Norm, shape: Sequence[int]) -> float | None:
+    """The ratio of the squared norm of a scaled tensor to that in `norm`, where it is the same for all tensors.
+
+    Two quadratic forms that agree, but for a factor, on random tensors are the same.
+    """
+    random = torch.Generator().manual_seed(0)
+    probes = [torch.randn(shape, dtype=torch.float64, generator=random) for _ in range(PROBES)]
+    units = [scaled(probe, stack, scales).square().sum().item() / norm.squared(probe) for probe in probes]
+    return units[0] if max(units) <= min(units) * (1 + SAME) else None
+
+
 def scaling(equation: str, stack: str, norm: Norm) -> list[Scale]:
     """The scalings that come closest to `norm` among those that the factors of `equation` can undo."""
     terms = equation.split("->")[0].split(",")
@@ -67,11 +111,10 @@ def scaling(equation: str, stack: str, norm: Norm) -> list[Scale]:
         factor = max(holders, key=lambda p: sum(c in stack for c in terms[p]))
         letters = "".join(c for c in stack if c in terms[factor])
         metric = averaged(metric, stack, letters)
-        if len(holders) == 1:
+        if len(holders) == 1 and narrowed(metric) is metric:
             scales.append(matrix_scale(factor, letters, letter, metric))
         else:
-            diagonal = metric.diagonal(dim1=-2, dim2=-1).sqrt()
-            scales.append(Scale(factor, letters + letter, diagonal, 1 / diagonal))
+            scales.append(diagonal_scale(factor, letters + letter, metric.diagonal(dim1=-2, dim2=-1)))
         weights = weights / spread(trace(metric), stack, letters)
     return scales + weight_scales(terms, stack, weights)
 
@@ -91,6 +134,12 @@ def averaged(metric: Tensor, stack: str, letters: str) -> Tensor:
     """Mean over the stack modes that are not among `letters`."""
     others = [mode for mode, letter in enumerate(stack) if letter not in letters]
     return metric.mean(others) if others else metric
+
+
+def diagonal_scale(factor: int, letters: str, diagonal: Tensor) -> Scale:
+    """The roots of diagonal metrics, `[..., n]`, entry by entry."""
+    roots = diagonal.clamp(min=diagonal.amax(-1, keepdim=True) * SMALLEST).sqrt()
+    return Scale(factor, letters, roots, 1 / roots)
 
 
 def matrix_scale(factor: int, letters: str, letter: str, metric: Tensor) -> Scale:

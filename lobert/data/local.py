@@ -38,17 +38,18 @@ def find_folder(layout: LocalLayout, data_dir: Path) -> Path:
 
 def read_split(task: Task, layout: LocalLayout, folder: Path, split: str) -> Columns:
     """Columns of one split."""
-    path = find_file(layout, folder, split)
+    path = find_file(task, layout, folder, split)
     wanted = wanted_columns(task, layout, layout.text, split)
     skip = layout.skip_incomplete and task.is_labelled(split)  # a submission needs every test row
     table = read_table(path, Request(wanted, layout.columns.get(split), skip, extra_fields=True), layout.format)
     return to_examples(task, layout, layout.text, split, table, label_parser(task, layout.values))
 
 
-def find_file(layout: LocalLayout, folder: Path, split: str) -> Path:
+def find_file(task: Task, layout: LocalLayout, folder: Path, split: str) -> Path:
     """The first of a split's files that is there."""
     paths = [folder / file for file in layout.candidates(split)]
     for path in paths:
         if path.exists():
             return path
-    raise LobertError(f"no file {' or '.join(map(str, paths))}: it belongs beside the training file")
+    spare = f", or do not predict it: '~task.test.{split}'" if split in task.test else ""
+    raise LobertError(f"no file {' or '.join(map(str, paths))}: put it there{spare}")

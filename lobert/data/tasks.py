@@ -10,6 +10,7 @@ from lobert.data.metrics import CORRELATIONS, check_metrics
 from lobert.errors import LobertError, suggest
 
 SOURCES = ("files", "demo")
+NAME, NAME_SIGNS = r"[\w.-]*\w", "letters, digits, '.', '_' and '-'"  # fit for a file
 Kind = Literal["classification", "regression", "multiple_choice"]
 
 
@@ -71,7 +72,7 @@ class Task:
             if value not in choices:
                 raise LobertError(f"task.{key}={value} is not known: {suggest(str(value), choices)}")
         for name, wrong, want in (
-            ("name", not re.fullmatch(r"[\w.-]*\w", self.name), "letters, digits, '.', '_' and '-'"),
+            ("name", not re.fullmatch(NAME, self.name), NAME_SIGNS),
             ("metrics", not self.metrics, "at least one metric"),
             ("metrics", self._strange_metrics(), self._fitting_metrics()),
             ("text", len(self.text) not in (1, 2), "one or two columns"),
@@ -81,6 +82,7 @@ class Task:
             ("eval", not self.eval, "at least one labelled split"),
             ("eval", len(set(self.eval.values())) < len(self.eval), "a suffix of its own for each split"),
             ("test", len(set(self.test.values())) < len(self.test), "a file of its own for each split"),
+            ("test", not all(re.fullmatch(NAME, file) for file in self.test.values()), NAME_SIGNS),
             ("score_range", not self._range_fits(), "least and largest score, for a regression only, or null"),
             ("max_length", type(self.max_length) is not int or self.max_length < 8, "8 or more tokens"),
             ("train_examples", not _absent_or_positive(self.train_examples), "1 or more, or null"),
@@ -144,8 +146,13 @@ class Task:
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
-        """The labelled dev splits, the main one first."""
+        """The labelled dev splits."""
         return tuple(self.eval)
+
+    @property
+    def main_splits(self) -> tuple[str, ...]:
+        """The dev splits of the main score: the one without a suffix, or all of them together."""
+        return tuple(split for split, suffix in self.eval.items() if not suffix) or self.eval_splits
 
     @property
     def pools(self) -> bool:

@@ -1,9 +1,11 @@
 """What the teacher says of each example: logits and the [CLS] vector of every layer, from disk or computed live."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,9 +33,26 @@ class TeacherOutputs(Protocol):
     def __call__(self, batch: Batch) -> Outputs: ...
 
 
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What a transformers encoder reads of a batch."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+def model_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What a transformers model reads of a batch.
+
+    Token types, which a tokenizer may give to any model, only where it tells several apart: DistilBERT, MPNet and
+    ModernBERT have none, RoBERTa has one.
+    """
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_token_types(model) else [])]
+    return {name: batch[name] for name in names if name in batch}
+
+
+def has_token_types(model: nn.Module) -> bool:
+    """Whether the model tells the first text from the second one by more than their order."""
+    kinds = getattr(getattr(model, "config", None), "type_vocab_size", 2)
+    return kinds > 1 and "token_type_ids" in forward_arguments(type(model).forward)
+
+
+@cache
+def forward_arguments(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of the arguments of a model's forward pass."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def token_mask(batch: Batch) -> Tensor:
@@ -43,7 +62,7 @@ def token_mask(batch: Batch) -> Tensor:
 
 def forward(model: nn.Module, batch: Batch) -> Outputs:
     """Run a classifier, or a chooser of options, on a batch."""
-    result = model(**model_inputs(batch), output_hidden_states=True)
+    result = model(**model_inputs(model, batch), output_hidden_states=True)
     cls = torch.stack([hidden[:, 0] for hidden in result.hidden_states], dim=1)  # [sequences, L + 1, d]
     return Outputs(result.logits, cls.unflatten(0, batch["input_ids"].shape[:-1]))
 

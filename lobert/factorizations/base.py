@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lobert.errors import LobertError
+from lobert.factorizations.bounds import squared_error_bound
 from lobert.factorizations.contraction import contract, dense_path
 
 Rank = tuple[int, ...]
@@ -75,6 +76,11 @@ class Factorization(ABC):
     def parameters(self, stack: str, shape: Shape, rank: Rank) -> int:
         """How many numbers the factors hold."""
         return sum(math.prod(factor) for factor in self.factor_shapes(stack, shape, rank))
+
+    def lower_bound(self, stack: str, tensor: Tensor, rank: Rank) -> float:
+        """No factors of this rank have a smaller `||T - einsum(factors)||²`: from the ranks of T's unfoldings."""
+        shapes = self.factor_shapes(stack, tuple(tensor.shape), rank)
+        return squared_error_bound(self.equation(stack), shapes, tensor)
 
     def candidates(self, shape: Shape, default: Rank) -> list[Rank]:
         """Ranks of growing size, for an allocation to choose among."""

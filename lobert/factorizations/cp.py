@@ -7,11 +7,13 @@ from torch import Tensor
 
 from lobert.errors import LobertError
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
+from lobert.factorizations.cp_als import alternating_least_squares
 from lobert.factorizations.numerics import eigh, mode_gram, mode_product, truncated_svd
 
-SWEEPS = 30
-TOLERANCE = 1e-3  # relative gain of the squared error below which ALS stops
-RIDGE = 1e-9  # share of the diagonal of the normal equations that holds a step back
+WORK = 1.3e12  # multiply-adds that the slab products of all sweeps may take, at half of the parameters
+SWEEPS = (6, 20)  # the least and the most
+ROUNDING = 1e-4  # share of the squared norm below which terms are fitted in double precision
+RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start
 
 
 class CP(Factorization):
@@ -20,7 +22,6 @@ class CP(Factorization):
     ALS starts from a closed form: the stack modes turned to their singular vectors, then the largest terms of the SVDs
     of all slabs. These terms are orthogonal, so their error² is the dropped σ²: it falls with every rank, is 0 at the
     full one, and no sweep adds to it. That ALS finds the best terms from there no method promises: they are NP-hard.
-    Sources: Carroll and Chang 1970, Harshman 1970 (ALS); Li, Kindermann and Navasca 2013 (the proximal step).
     """
 
     name = "cp"
@@ -36,94 +37,51 @@ class CP(Factorization):
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         order = sorted(range(tensor.dim()), key=lambda mode: tensor.shape[mode])  # the two longest modes come last
-        ordered = tensor.permute(order).contiguous()
-        factors = orthogonal_terms(ordered, rank[0])
+        norm = tensor.norm().item() or 1.0
+        ordered = tensor.permute(order) / norm
+        factors, error = orthogonal_terms(ordered, rank[0])
         if rank < self.full_rank(tuple(tensor.shape)):
-            factors = alternating_least_squares(ordered, factors)
+            factors = fitted(ordered, factors, error)
+        factors = balanced([*factors[:-1], factors[-1] * norm])
         return [factors[order.index(mode)] for mode in range(tensor.dim())]
 
 
-def orthogonal_terms(tensor: Tensor, rank: int) -> list[Tensor]:
-    """The `rank` largest of the orthogonal terms that make up `tensor [*short, m, n]`: factors `[rank, size]`."""
+def orthogonal_terms(tensor: Tensor, rank: int) -> tuple[list[Tensor], float]:
+    """The `rank` largest of the orthogonal terms that make up `tensor [*short, m, n]`, as factors `[rank, size]`.
+
+    Returns the squared error that they leave, too.
+    """
     *short, rows, columns = tensor.shape
     bases = [eigh(mode_gram(tensor, mode))[1].T for mode in range(len(short))]
     for mode, basis in enumerate(bases):
         tensor = mode_product(tensor, basis, mode)
     left, right = truncated_svd(tensor.reshape(-1, rows, columns), min(rows, columns))  # [slabs, m, k], [slabs, k, n]
-    strength = right.norm(dim=-1)
-    largest = strength.flatten().argsort(descending=True, stable=True)[:rank]
-    slab, term = largest // strength.shape[1], largest % strength.shape[1]
+    strength = right.norm(dim=-1)  # root of the singular value
+    order = strength.flatten().argsort(descending=True, stable=True)
+    slab, term = order[:rank] // strength.shape[1], order[:rank] % strength.shape[1]
     place = torch.unravel_index(slab, short)
     stack = [basis[index] for basis, index in zip(bases, place, strict=True)]
-    return balanced([*stack, left[slab, :, term], right[slab, term]])
+    error = strength.flatten()[order[rank:]].pow(4).sum().item()
+    return balanced([*stack, left[slab, :, term], right[slab, term]]), error
 
 
-def alternating_least_squares(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
-    """Fit each factor in turn to `tensor [*short, m, n]`, until a sweep gains little."""
-    slabs, shape = tensor.flatten(0, -3), tensor.shape
-    total = tensor.square().sum().item()
-    error = math.inf
-    for _ in range(SWEEPS):
-        swept, swept_error = sweep(slabs, shape[:-2], factors, total)
-        if not swept_error < error:  # rounding has the last word
-            break
-        gain, error, factors = error - swept_error, swept_error, balanced(swept)
-        if gain <= TOLERANCE * error:
-            break
-    return factors
+def fitted(tensor: Tensor, factors: list[Tensor], error: float) -> list[Tensor]:
+    """Better factors of `tensor [*short, m, n]` of norm 1, where there are any, than those that leave this `error`².
 
-
-def sweep(slabs: Tensor, sizes: tuple[int, ...], factors: list[Tensor], total: float) -> tuple[list[Tensor], float]:
-    """One least-squares step per factor, on `slabs [stack, m, n]` with stack modes of these sizes; the new error².
-
-    The Khatri-Rao products are contracted slab by slab: nothing larger than a factor is formed.
+    Products in single precision, sums and errors in double serve until the error itself is near rounding.
     """
-    *short, rows, columns = factors
-    overlaps = torch.stack([((rows @ slab) * columns).sum(1) for slab in slabs]).reshape(*sizes, -1)
-    for mode in range(len(short)):
-        others = short[:mode] + short[mode + 1 :]
-        weighted = overlaps.movedim(mode, 0).reshape(sizes[mode], -1, len(rows)) * khatri_rao(others, len(rows)).T
-        short[mode], _ = solve([*others, rows, columns], weighted.sum(1).T, short[mode])
-    weights = khatri_rao(short, len(rows)).T.unsqueeze(-1)  # [stack, r, 1]
-    rows, _ = solve([*short, columns], pooled(weights, columns, slabs.mT), rows)
-    product = pooled(weights, rows, slabs)
-    columns, gram = solve([*short, rows], product, columns)
-    error = total - 2 * (product * columns).sum() + (gram * (columns @ columns.T)).sum()
-    return [*short, rows, columns], error.item()
+    dtype, least = (torch.float32, RESOLUTION) if error > ROUNDING else (torch.float64, 0.0)
+    start = [factor.to(dtype) for factor in factors]
+    found, left = alternating_least_squares(tensor.to(dtype), start, error, affordable_sweeps(tensor.shape))
+    return [factor.double() for factor in found] if error - left > least else factors
 
 
-def pooled(weights: Tensor, factor: Tensor, slabs: Tensor) -> Tensor:
-    """`sum_k weights[k] * (factor @ slabs[k])`: `[r, n]` of `weights [stack, r, 1]`, `factor [r, m]`."""
-    total = factor.new_zeros(len(factor), slabs.shape[-1])
-    for weight, slab in zip(weights, slabs, strict=True):
-        total += weight * (factor @ slab)
-    return total
-
-
-def khatri_rao(factors: list[Tensor], rank: int) -> Tensor:
-    """Products of the factors `[r, n]` term by term: `[r, n1 n2 ...]`, ones `[r, 1]` where there is none."""
-    product = torch.ones(rank, 1, dtype=torch.float64)
-    for factor in factors:
-        product = (product.unsqueeze(2) * factor.unsqueeze(1)).flatten(1)
-    return product
-
-
-def solve(others: list[Tensor], product: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor `[r, n]` with the least error beside `others`, and their Gram matrix `[r, r]`.
-
-    The ridge, relative to the diagonal, pulls towards the old factor and not to zero (a proximal step): terms that are
-    nearly parallel stay tame, and the error still cannot grow.
-    """
-    gram = torch.ones(len(factor), len(factor), dtype=torch.float64)
-    for other in others:
-        gram = gram * (other @ other.T)
-    scale = gram.diagonal().sqrt().clamp_min(1e-150).reciprocal().unsqueeze(1)
-    normal = gram * scale * scale.T
-    normal.diagonal().add_(RIDGE)
-    missing = scale * (product - gram @ factor)
-    root, failed = torch.linalg.cholesky_ex(normal)
-    step = torch.linalg.pinv(normal, hermitian=True) @ missing if failed else torch.cholesky_solve(missing, root)
-    return factor + scale * step, gram
+def affordable_sweeps(shape: Shape) -> int:
+    """How many sweeps a tensor of this shape gets. At all ranks alike, or the error would not fall with the rank."""
+    least, most = SWEEPS
+    numbers = math.prod(shape)
+    rank = numbers / sum(shape) / 2
+    return max(least, min(most, round(WORK / (2 * rank * numbers))))
 
 
 def balanced(factors: list[Tensor]) -> list[Tensor]:

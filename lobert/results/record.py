@@ -5,7 +5,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
@@ -108,6 +108,7 @@ class Record:
     teacher_fingerprint: str | None
     student_path: str
     created: str
+    teacher_search: list[dict[str, Number]] = field(default_factory=list)  # settings and dev score of each one tried
     schema: int = SCHEMA
 
 
@@ -143,15 +144,21 @@ def find_records(folder: Path) -> tuple[list[Record], list[str]]:
     Raises:
         LobertError: the folder does not exist.
     """
+    runs, broken = find_runs(folder)
+    return list(runs.values()), broken
+
+
+def find_runs(folder: Path) -> tuple[dict[Path, Record], list[str]]:
+    """As `find_records`, each record under the folder of its run."""
     if not folder.is_dir():
         raise LobertError(f"no folder '{folder}': give the output_dir of the runs")
-    records, broken = [], []
+    runs, broken = {}, []
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:
-            records.append(read_record(path))
+            runs[path.parent] = read_record(path)
         except LobertError as error:
             broken.append(str(error))
-    return records, broken
+    return runs, broken
 
 
 def environment(device: "torch.device") -> dict[str, Any]:
@@ -173,7 +180,8 @@ def _validated(content: Any, path: Path) -> Record:
             "the command again to have it made anew"
         )
     hints = get_type_hints(Record)
-    if missing := [f.name for f in fields(Record) if f.default is MISSING and f.name not in content]:
+    content = {"teacher_search": [], **content}  # that of the records made before there was a search
+    if missing := [f.name for f in fields(Record) if f.name not in content]:
         raise LobertError(f"{path} is not a whole record: it lacks {', '.join(missing)}")
     if wrong := [name for name, kind in hints.items() if not _fits(content[name], kind)]:
         raise LobertError(f"{path} is not a valid record: '{wrong[0]}' is {content[wrong[0]]!r}")

@@ -18,7 +18,7 @@ from lobert.stages.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def calibration_recipe(work: Workspace, start: Recipe) -> Recipe:
+def calibration_recipe(work: Workspace, start: Recipe, gradients: bool) -> Recipe:
     """`start` says which model the student starts from."""
     job = work.job
     return {
@@ -26,9 +26,14 @@ def calibration_recipe(work: Workspace, start: Recipe) -> Recipe:
         "version": STATISTICS_VERSION,
         "data": work.data_key["train"],
         "examples": job.calibration_examples,
-        "gradients": needs_gradients(job),
-        "temperature": job.objective.temperature if needs_gradients(job) else None,
+        "gradients": gradients,
+        "temperature": job.objective.temperature if gradients else None,
     }
+
+
+def calibration_folder(work: Workspace, recipe: Recipe) -> Path:
+    """Where the statistics are, or will be."""
+    return work.job.store.path("calibration", f"{work.job.task.name}_{work.job.encoder.name}", recipe)
 
 
 def needs_gradients(job: Job) -> bool:
@@ -38,16 +43,29 @@ def needs_gradients(job: Job) -> bool:
 
 def make_statistics(work: Workspace, start: Recipe, model: PreTrainedModel) -> Statistics | None:
     """The statistics that the job's objective needs, found or computed; None where it needs none."""
-    job = work.job
-    if job.objective.name == "weights":
+    if work.job.objective.name == "weights":
         return None
-    recipe = calibration_recipe(work, start)
-    folder = job.store.path("calibration", f"{job.task.name}_{job.encoder.name}", recipe)
-    make_folder(folder, recipe, partial(compute_statistics, work, model))
+    return statistics_with(work, start, model, needs_gradients(work.job))
+
+
+def input_statistics(work: Workspace, start: Recipe, model: PreTrainedModel) -> Statistics:
+    """The moments of the inputs: those that the objective needs, or any that are there, or newly computed ones."""
+    own = make_statistics(work, start, model)
+    if own is not None:
+        return own
+    beside = calibration_folder(work, calibration_recipe(work, start, gradients=True))
+    return statistics_with(work, start, model, gradients=beside.exists())
+
+
+def statistics_with(work: Workspace, start: Recipe, model: PreTrainedModel, gradients: bool) -> Statistics:
+    """The statistics with the moments of the gradients or without, found or computed."""
+    recipe = calibration_recipe(work, start, gradients)
+    folder = calibration_folder(work, recipe)
+    make_folder(folder, recipe, partial(compute_statistics, work, model, gradients))
     return load_statistics(folder)
 
 
-def compute_statistics(work: Workspace, model: PreTrainedModel, folder: Path) -> None:
+def compute_statistics(work: Workspace, model: PreTrainedModel, gradients: bool, folder: Path) -> None:
     """Run the model over some training examples and keep the moments of every linear of its encoder."""
     job = work.job
     batches = some_examples(work.data, "train", job.calibration_examples)
@@ -55,6 +73,6 @@ def compute_statistics(work: Workspace, model: PreTrainedModel, folder: Path) ->
     model.to(job.machine.device)
     how = job.task.is_regression, job.objective.temperature
     watched = track(batches, "calibrating", len(batches))
-    statistics = calibrate(model, encoder_linears(model), watched, needs_gradients(job), *how)
+    statistics = calibrate(model, encoder_linears(model), watched, gradients, *how)
     model.cpu()
     save_statistics(statistics, folder)

@@ -10,7 +10,7 @@ from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, TeacherOutput
 from lobert.encoder import model_key
 from lobert.evaluation import every_example
 from lobert.progress import track
-from lobert.roles import encoder_layers
+from lobert.roles import depth_of
 from lobert.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ def make_knowledge(work: Workspace, teacher: Path) -> Path:
 
 def compute_knowledge(work: Workspace, teacher: Path, folder: Path) -> None:
     """Run the teacher over train and dev."""
-    model = load(teacher)
+    model = load(teacher, work.job.encoder.roles)
     splits = ("train", *work.job.task.eval_splits)
     sizes = {split: len(work.data.splits[split]) for split in splits}
-    layers, hidden = len(encoder_layers(model)), model.config.hidden_size
+    layers, hidden = depth_of(model), model.config.hidden_size
     width = work.data.splits["train"].width
     size = knowledge_bytes(sum(sizes.values()), layers, hidden, work.job.task.num_outputs, width)
     log.info(

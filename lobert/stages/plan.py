@@ -1,7 +1,10 @@
 """What a compression does, before anybody pays for training: every group printed, and the plan written as YAML."""
 
+import copy
 import logging
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,19 +14,23 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression.compress import CompressionReport, GroupReport, stack_weights
+from lobert.compression.compress import CompressionReport, GroupReport, ratio, reads_tokens, stack_weights
 from lobert.compression.plan import GroupPlan
 from lobert.compression.planfile import write_plan
+from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
+from lobert.patterns import across_layers
 from lobert.results.table import render
-from lobert.roles import keep_first_layers, own_config
+from lobert.roles import keep_first_layers, matrix_at, own_config
+from lobert.stages.calibration import input_statistics
 from lobert.stages.student import compress_start, start_recipe, student_start
-from lobert.stages.teacher import teacher_folder
+from lobert.stages.teacher import found_teacher, make_teacher
 from lobert.stages.workspace import Workspace, planned
 
 log = logging.getLogger(__name__)
 
+UNMEASURED = "errors in the outputs: not known without the teacher; type train.py ... stage=teacher, then plan again"
 UNRELATED = 1.3  # n slices have little in common where their leading direction holds less than this many times 1 / n
 
 
@@ -32,18 +39,27 @@ def show_plan(work: Workspace) -> None:
     model, recipe = plan_start(work)
     asked = planned(work.job, model)
     warnings = [f"{plan.name}: {complaint}" for plan in asked if (complaint := unrelated(model, plan))]
+    statistics = input_statistics(work, recipe, model) if is_start(work) else None
+    dense = copy.deepcopy(model)
     report = compress_start(work, model, asked, recipe)
     plans = [GroupPlan.from_dict(group) for group in own_config(model).lobert["groups"]]
+    errors = None if statistics is None else output_errors(dense, model, plans, statistics)
     path = work.job.runs.parent / "plans" / f"{work.job.name}.yaml"
     write_plan(path, plans)
-    print_plan(report, [*warnings, *dearer(report.groups)], path, Console())
+    told = [f"warning: {warning}" for warning in [*warnings, *dearer(report.groups)]]
+    print_plan(report, errors, [*touched(plans), *told], path, Console())
+
+
+def is_start(work: Workspace) -> bool:
+    """Whether the model that is looked at is the one that a student would start from, and no stand-in for a teacher."""
+    return work.job.init == "pretrained" or found_teacher(work) is not None
 
 
 def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model to look at, and what it is: the teacher where it is there already, otherwise the bare encoder."""
     job = work.job
-    teacher = teacher_folder(work)
-    if teacher.exists():
+    teacher = make_teacher(work) if job.brought else found_teacher(work)
+    if teacher is not None:
         return student_start(work, teacher), start_recipe(work, teacher)
     if job.init == "teacher" and (job.objective.name != "weights" or job.refit_head):
         raise LobertError("this plan needs a fine-tuned teacher: run the same command with stage=teacher first")
@@ -52,6 +68,26 @@ def plan_start(work: Workspace) -> tuple[PreTrainedModel, dict[str, object]]:
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model, {"start": work.encoder_key, "layers": job.layers}
+
+
+@torch.no_grad()
+def output_errors(
+    dense: PreTrainedModel, model: PreTrainedModel, plans: Sequence[GroupPlan], statistics: Statistics
+) -> dict[str, float]:
+    """Of every group, the relative error of its layers' outputs for the inputs of the dense model, about their means.
+
+    The root of the sum of tr(D C Dᵀ) over slices, by that of tr(W C Wᵀ). Tables of embeddings have no inputs.
+    """
+    errors = {}
+    for plan in (plan for plan in plans if not reads_tokens(dense, plan)):
+        lost = whole = 0.0
+        for block, index in plan.slices:
+            weight, covariance = matrix_at(dense, block).double(), statistics.covariance(block)
+            left = weight - model.get_submodule(block.layer).group.weight(index).double()
+            lost += ((left @ covariance) * left).sum().item()
+            whole += ((weight @ covariance) * weight).sum().item()
+        errors[plan.name] = math.sqrt(max(0.0, ratio(lost, whole)))
+    return errors
 
 
 def unrelated(model: PreTrainedModel, plan: GroupPlan) -> str | None:
@@ -83,25 +119,34 @@ def dearer(groups: Sequence[GroupReport]) -> list[str]:
     ]
 
 
-def print_plan(report: CompressionReport, warnings: Sequence[str], path: Path, console: Console) -> None:
-    """The table of the groups, the totals, the warnings and where the plan is."""
+def touched(plans: Sequence[GroupPlan]) -> list[str]:
+    """The weights of a plan, those of different layers as one with their number: "touches: layer.*.query (12)"."""
+    counts = Counter(across_layers(str(block)) for plan in plans for block, _ in plan.slices)
+    return [f"touches: {name}" + ("" if count == 1 else f" ({count})") for name, count in counts.items()]
+
+
+def print_plan(
+    report: CompressionReport, errors: Mapping[str, float] | None, notes: Sequence[str], path: Path, console: Console
+) -> None:
+    """The table of the groups, the totals, the notes and where the plan is; `errors` are those of the outputs."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("group", "shape", "by", "rank"):
         table.add_column(title, no_wrap=True)
-    for title in ("parameters", "kept", "MACs / token", "of dense", "error", "in the norm"):
+    outputs = [] if errors is None else ["in outputs"]
+    for title in ("parameters", "kept", "MACs / token", "of dense", "error", *outputs, "in the norm"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("evaluation", no_wrap=True)
     for group in report.groups:
-        table.add_row(*cells(group))
+        table.add_row(*cells(group, errors))
+    lines = [totals(report.groups), *notes, f"plan: {path}"]
     console.print(render(table), highlight=False, soft_wrap=True)
-    console.print(totals(report.groups), highlight=False, soft_wrap=True)
-    for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    console.print(f"plan: {path}", highlight=False, soft_wrap=True)
+    for line in [*lines, *([UNMEASURED] if errors is None else [])]:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def cells(group: GroupReport) -> list[str]:
+def cells(group: GroupReport, errors: Mapping[str, float] | None) -> list[str]:
     """One line of the table."""
+    outputs = [] if errors is None else [f"{errors[group.name]:.4f}" if group.name in errors else "–"]
     return [
         group.name,
         "×".join(map(str, group.shape)),
@@ -112,6 +157,7 @@ def cells(group: GroupReport) -> list[str]:
         f"{group.macs:,}",
         f"{group.macs / group.dense_macs:.1%}" if group.dense_macs else "–",
         f"{group.error:.4f}",
+        *outputs,
         f"{group.objective_error:.4f}",
         group.evaluation,
     ]

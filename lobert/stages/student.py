@@ -29,10 +29,10 @@ from lobert.encoder import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
 from lobert.progress import track
-from lobert.roles import encoder_layers, keep_first_layers
+from lobert.roles import depth_of, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
-from lobert.stages.teacher import teacher_predictions
+from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
 from lobert.trainer import fit
@@ -106,7 +106,7 @@ def run_folder(work: Workspace, compressed: Compressed) -> Path:
 def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
     """The dense model a student starts from: the teacher or the pretrained encoder; all or its first layers."""
     job = work.job
-    model = load(teacher) if job.init == "teacher" else work.classifier(job.seed)
+    model = load(teacher, job.encoder.roles) if job.init == "teacher" else work.classifier(job.seed)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
     return model
@@ -142,7 +142,7 @@ def train_student(
 def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path) -> int:
     """Train the student in place and return the rank of this process."""
     job = work.job
-    matching = match_layers(len(encoder_layers(model)), len(encoder_layers(load(teacher))))
+    matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
@@ -187,7 +187,7 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
     device = work.job.machine.device
     model.to(device).eval()
     examples = some_examples(work.data, "train", work.job.calibration_examples)
-    batches = ({name: tensor.to(device) for name, tensor in model_inputs(batch).items()} for batch in examples)
+    batches = ({name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()} for batch in examples)
     logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
     model.cpu()
     return logits

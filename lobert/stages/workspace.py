@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +16,12 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
 from lobert.data import TextDataModule, load_examples, load_task, tokenize
-from lobert.encoder import build_classifier, load_tokenizer, model_key, skeleton, tokenizer_key
+from lobert.encoder import build_classifier, load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.finetune import Training
 from lobert.job import Job
+from lobert.naming import set_roles
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 
@@ -48,8 +48,10 @@ class Workspace:
 
     def classifier(self, seed: int) -> PreTrainedModel:
         """The model of this task on the pretrained encoder, with a head drawn from `seed`."""
-        task, dropout = self.job.task, self.job.encoder.dropout
-        return build_classifier(self.encoder, task.labels, seed, dropout, task.is_choice)
+        task, encoder = self.job.task, self.job.encoder
+        model = build_classifier(self.encoder, task.labels, seed, encoder.dropout, task.is_choice)
+        set_roles(model, encoder.roles)
+        return model
 
     def trained_with(self, training: Training) -> Recipe:
         """What any training depends on beside its start."""
@@ -62,18 +64,18 @@ class Workspace:
         }
 
 
-def prepare(job: Job, more: Sequence[str] = ()) -> Workspace:
-    """Find the encoder, load and tokenize the task: train, dev, and the splits named in `more`."""
-    folder = job.encoder.folder(job.store)
+def prepare(job: Job) -> Workspace:
+    """Find the encoder, load and tokenize the task: train, dev, and the test splits where they are to be predicted."""
+    folder = job.brought.folder() if job.brought else job.encoder.folder(job.store)
     check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
-    check_reach(job, skeleton(folder).config, tokenizer)
+    check_vocabulary(folder, tokenizer, skeleton(folder).config.vocab_size)
     task, examples = load_task(job.task)
     job = replace(job, task=task)  # with the labels of the data
-    key = tokenizer_key(folder)
-    splits = tokenize(examples, tokenizer, task.max_length, job.store, task.name, key)
-    if more:
-        splits |= tokenize(load_examples(task, more), tokenizer, task.max_length, job.store, task.name, key)
+    splits = tokenize(examples, tokenizer, task.max_length, job.store, task.name, tokenizer_key(folder))
+    if job.reaches("predict"):  # apart, so that a run that predicts finds the tokens of one that did not
+        tests = load_examples(task, list(task.test))
+        splits |= tokenize(tests, tokenizer, task.max_length, job.store, task.name, tokenizer_key(folder))
     pad = tokenizer.pad_token_id
     if pad is None:
         raise LobertError(f"the tokenizer of encoder {job.encoder.name} has no padding token: it cannot make batches")
@@ -92,25 +94,30 @@ def prepare(job: Job, more: Sequence[str] = ()) -> Workspace:
 
 def check_plan(job: Job, encoder: Path) -> None:
     """Refuse an impossible compression now, and not after a teacher has been trained for it."""
-    model = skeleton(encoder)
+    model = skeleton(encoder, job.task.is_choice)
+    set_roles(model, job.encoder.roles)
     if job.layers is not None:
         keep_first_layers(model, job.layers)
+    check_length(job, model)
     plans = planned(job, model)
     chosen_order(job.order, job.objective, model, plans)
 
 
-def check_reach(job: Job, config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse more tokens than the encoder has positions for, and tokens that it does not know."""
-    if len(tokenizer) > config.vocab_size:
+def check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuse a tokenizer whose tokens the model has no embedding for; `rows` is how many it has."""
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
         raise LobertError(
-            f"the tokenizer of encoder {job.encoder.name} makes {len(tokenizer)} different tokens, and the model knows "
-            f"{config.vocab_size}: they do not belong together"
+            f"the tokenizer in '{folder}' is not the model's: it has a token {largest} where the model knows {rows}"
         )
-    most = getattr(config, "max_position_embeddings", None)
-    if most is not None and 0 < most < job.task.max_length:
+
+
+def check_length(job: Job, model: PreTrainedModel) -> None:
+    """Refuse texts that are longer than the encoder has positions for."""
+    most = most_tokens(model)
+    if most is not None and job.task.max_length > most:
         raise LobertError(
-            f"task.max_length={job.task.max_length} is more than the {most} tokens that encoder {job.encoder.name} "
-            f"can read: type task.max_length={most} or less"
+            f"task.max_length={job.task.max_length} is more than the {most} tokens that encoder "
+            f"{job.encoder.name} has positions for: type task.max_length={most} or less"
         )
 
 

@@ -1,0 +1,138 @@
+"""The normal equations of one factor beside the others, and conjugate gradients for them.
+
+With the other factors fixed, the tensor L(F) of an einsum equation is linear in the factor F; the smallest error
+tr(G D C Dᵀ) asks for N(F) = Lᵀ(G L(F) C) = Lᵀ(G T C). As one equation, N has the other factors twice and the metrics
+between them: for `bo` beside `abc,al,ci` it is `bo,abc,al,ci,loO,liI,ABC,Al,CI->BO`, with capitals in the second copy.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lobert.compression.objective import trace
+from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.product import product
+
+SETTLED = 0.05  # share of the gain so far, below which a step of conjugate gradients is the last
+MOST_STEPS = 8
+RIDGE = {torch.float32: 1e-6, torch.float64: 1e-12}  # on the marginals, as a share of their mean eigenvalue
+RIDGE_GROWTH = 100
+
+
+class Problem:
+    """N(F) = `wanted`, where N is a chain of products: F `term` becomes `second` by `steps` of constants.
+
+    N is a matrix for every index of the letters that both terms have. It is preconditioned by the Kronecker product of
+    its marginals, one for each other letter (the traces over the rest of them), for each index of the common letters as
+    long as that takes no more than `memory` numbers. Where N is such a product itself, as with metrics that differ
+    between slices on one side only, this is its inverse and one step is enough.
+    """
+
+    def __init__(
+        self, term: str, second: str, steps: Sequence[tuple[str, Tensor]], wanted: Tensor, memory: int
+    ) -> None:
+        self.term, self.second, self.steps, self.wanted = term, second, steps, wanted
+        self.sizes = dict(zip(term, wanted.shape, strict=True)) | dict(zip(second, wanted.shape, strict=True))
+        for equation, constant in steps:
+            self.sizes |= dict(zip(constant_term(equation), constant.shape, strict=True))
+        self.pairs = [(a, b) for a, b in zip(term, second, strict=True) if a != b]
+        self.batch = self.common_letters(memory)
+
+    def apply(self, factor: Tensor) -> Tensor:
+        """N(F)."""
+        for equation, constant in self.steps:
+            factor = product(equation, factor, constant)
+        return factor
+
+    def solve(self, factor: Tensor, patience: float) -> tuple[Tensor, float, float]:
+        """A better factor, by how much it lowers the squared error, and the multiply-adds that it took."""
+        each = sum(self.volume(equation.split("->")[0]) for equation, _ in self.steps)
+        inverses = self.inverses()
+        residual = self.wanted - self.apply(factor)
+        direction = conditioned = self.precondition(residual, inverses)
+        slope, gain, spent = (residual * conditioned).sum(), 0.0, each
+        for _ in range(MOST_STEPS):
+            moved = self.apply(direction)
+            curvature = (direction * moved).sum()
+            spent += each
+            if not (curvature > 0 and slope > 0):
+                break
+            length = slope / curvature
+            factor, residual = factor + length * direction, residual - length * moved
+            gained = (length * slope).item()
+            gain += gained
+            if gained <= SETTLED * gain or spent + each > patience:
+                break
+            conditioned = self.precondition(residual, inverses)
+            before, slope = slope, (residual * conditioned).sum()
+            direction = conditioned + slope / before * direction
+        return factor, gain, spent
+
+    def precondition(self, residual: Tensor, inverses: Sequence[Tensor]) -> Tensor:
+        """The residual times the inverse of every marginal, over the traces that come last in `inverses`."""
+        batch = "".join(self.batch)
+        for (letter, _), inverse in zip(self.pairs, inverses, strict=False):
+            moved = self.term.replace(letter, "z")
+            residual = torch.einsum(f"{self.term},{batch}{letter}z->{moved}", residual, inverse)
+        return residual / inverses[-1].reshape([self.sizes[c] if c in self.batch else 1 for c in self.term])
+
+    def inverses(self) -> list[Tensor]:
+        """Of the marginals, in units of their traces; and the traces, 1 where they are 0."""
+        if not self.pairs:
+            weights = self.marginal("")
+            return [torch.where(weights > 0, weights, 1.0)]
+        found = []
+        for letter, other in self.pairs:
+            matrix = self.marginal(letter + other)
+            weights = trace(matrix)
+            weights = torch.where(weights > 0, weights, 1.0)
+            found.append(regularized_inverse(matrix / weights[..., None, None]).to(matrix.dtype))
+        return [*found, weights]
+
+    def marginal(self, pair: str) -> Tensor:
+        """N `[*batch, n, n]` for one pair of letters, or `[*batch]` for none, with all others set equal and summed."""
+        equal = {b: a for a, b in self.pairs if b not in pair}
+        terms, constants = [], []
+        for equation, constant in self.steps:
+            term = "".join(equal.get(letter, letter) for letter in constant_term(equation))
+            once = "".join(dict.fromkeys(term))
+            terms.append(once)
+            constants.append(constant if once == term else torch.einsum(f"{term}->{once}", constant))
+        output = "".join(self.batch) + pair
+        if len(terms) == 1:
+            return torch.einsum(f"{terms[0]}->{output}", constants[0])
+        return contract(cheapest_path(tuple(terms), output, tuple(sorted(self.sizes.items()))), constants)
+
+    def common_letters(self, memory: int) -> list[str]:
+        """The letters of the batch: the longest are left out of it where the marginals would be too large."""
+        used = set("".join(constant_term(equation) for equation, _ in self.steps))
+        batch = [a for a, b in zip(self.term, self.second, strict=True) if a == b and a in used]
+        longest = max((self.sizes[a] for a, _ in self.pairs), default=0)
+        while batch and longest**2 * self.volume("".join(batch)) > memory:
+            batch.remove(max(batch, key=lambda letter: self.sizes[letter]))
+        return batch
+
+    def volume(self, letters: str) -> int:
+        return math.prod(self.sizes[letter] for letter in set(letters) - {","})
+
+
+def constant_term(equation: str) -> str:
+    """The second operand of a step."""
+    return equation.split("->")[0].split(",")[1]
+
+
+def regularized_inverse(matrix: Tensor) -> Tensor:
+    """Inverses of positive semidefinite matrices `[..., n, n]` of trace one, found in double precision.
+
+    Rounding may have made them indefinite: then they get more of the identity, until they are definite.
+    """
+    size, ridge = matrix.shape[-1], RIDGE[matrix.dtype]
+    identity = torch.eye(size, dtype=torch.float64)
+    while ridge < 1:
+        root, failed = torch.linalg.cholesky_ex(matrix.double() + ridge / size * identity)
+        if not failed.any():
+            return torch.cholesky_inverse(root) / size
+        ridge *= RIDGE_GROWTH
+    return identity.expand(matrix.shape)

@@ -1,0 +1,129 @@
+"""Factors that are closer in a norm than those at hand: alternating least squares for any einsum equation.
+
+Beside the others, every factor is the solution of a linear least-squares problem (see `normal`). Each in turn is
+improved by conjugate gradients from where it is: no step makes the error larger, and where none makes it smaller all
+gradients are zero. Alternating least squares are those of Carroll and Chang (1970), with a norm for every slice.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobert.compression.chain import Tree, cheapest_chain, form, leaves
+from lobert.compression.normal import Problem
+from lobert.compression.objective import Norm, trace
+from lobert.factorizations import reconstruct
+from lobert.factorizations.contraction import cheapest_path, contract
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When alternating least squares end, and how precise they are.
+
+    Attributes:
+        multiply_adds: so many are spent at the most, for each entry of the tensor.
+        gain: of a sweep over the factors, as a share of the error, below which it is the last one.
+        single: the least share of the tensor's norm² that may be left as an error for single precision to be enough.
+    """
+
+    multiply_adds: float = 30_000
+    gain: float = 1e-2
+    single: float = 1e-3
+
+
+USUAL = Patience()
+
+
+def refined(
+    equation: str, stack: str, tensor: Tensor, factors: Sequence[Tensor], norm: Norm, patience: Patience = USUAL
+) -> list[Tensor]:
+    """Factors for `tensor [*stack, out, in]` whose error in `norm` is at most that of `factors`, up to rounding.
+
+    The error is not convex in all factors together, so what is found depends on where they start.
+    """
+    fit = Fit(equation, stack, tensor, factors, norm, patience)
+    gain = math.inf
+    while fit.error > torch.finfo(fit.dtype).eps * fit.total and gain > patience.gain * fit.error:
+        before = fit.error
+        for position in range(len(factors)):
+            fit.improve(position)
+        gain = before - fit.error
+    return [factor.to(tensor.dtype) for factor in fit.factors]
+
+
+class Fit:
+    """A tensor, a norm and the factors as they are now; `error` is theirs in the norm, of `total` for the tensor.
+
+    Metrics stand in units of their mean diagonal: single precision would not hold the products of small ones.
+    """
+
+    def __init__(
+        self, equation: str, stack: str, tensor: Tensor, factors: Sequence[Tensor], norm: Norm, patience: Patience
+    ) -> None:
+        norm = Norm(*(metric / trace(metric).mean() * metric.shape[-1] for metric in (norm.inputs, norm.outputs)))
+        weighted = norm.applied(tensor)
+        self.total = (weighted * tensor).sum().item()
+        self.error = norm.squared(tensor - reconstruct(equation, factors))
+        self.dtype = torch.float32 if self.error > patience.single * self.total else torch.float64
+        self.terms, self.modes = equation.split("->")[0].split(","), stack + "oi"
+        self.metrics = {term: metric.to(self.dtype) for term, metric in metric_terms(norm, stack).items()}
+        self.common = set(self.modes) - {letter.lower() for term in self.metrics for letter in term if letter.isupper()}
+        self.weighted = weighted.to(self.dtype)
+        self.factors = [factor.to(self.dtype) for factor in factors]
+        self.left = patience.multiply_adds * tensor.numel()
+        self.formed: dict[Tree, Tensor] = {}
+
+    def improve(self, position: int) -> None:
+        """Bring one factor closer to its best beside the others; not where that takes more than is left of patience."""
+        problem = self.problem(position)
+        if problem is None:
+            return
+        self.factors[position], gain, spent = problem.solve(self.factors[position], self.left)
+        self.error -= gain
+        self.left -= spent
+        stale = {self.terms[position], self.second(self.terms[position])}
+        self.formed = {tree: value for tree, value in self.formed.items() if not stale & leaves(tree)}
+
+    def problem(self, position: int) -> Problem | None:
+        """The normal equations of one factor, or None where not a single step could be afforded."""
+        term, operands = self.terms[position], dict(self.metrics)
+        others = {t: factor for t, factor in zip(self.terms, self.factors, strict=True) if t != term}
+        operands |= others | {self.second(t): factor for t, factor in others.items()}
+        sizes = self.sizes()
+        chain = cheapest_chain(tuple(operands), term, self.second(term), sizes)
+        path = cheapest_path((*others, self.modes), term, sizes)
+        if chain is None or chain.once + path.multiply_adds + 2 * chain.each > self.left:
+            return None
+        self.left -= chain.once + path.multiply_adds
+        steps = [(equation, form(tree, operands, self.formed)) for equation, tree in chain.steps]
+        wanted = contract(path, [*others.values(), self.weighted])
+        return Problem(term, self.second(term), steps, wanted, self.weighted.numel())
+
+    def second(self, term: str) -> str:
+        """The term of a factor's second copy: capitals, but where both copies are the same slice, row or column."""
+        return "".join(letter if letter in self.common else letter.upper() for letter in term)
+
+    def sizes(self) -> tuple[tuple[str, int], ...]:
+        """Of all letters, those of the second copies among them."""
+        sizes: dict[str, int] = {}
+        for term, factor in zip(self.terms, self.factors, strict=True):
+            sizes |= dict(zip(term, factor.shape, strict=True)) | dict(
+                zip(self.second(term), factor.shape, strict=True)
+            )
+        return tuple(sorted(sizes.items()))
+
+
+def metric_terms(norm: Norm, stack: str) -> dict[str, Tensor]:
+    """The metrics by their einsum terms: matrices `loO`, diagonals `lo`, or for the outputs one number a slice, `l`."""
+    inputs, outputs = norm.narrow
+    same = stack and outputs.dim() == len(stack) + 1 and bool((outputs == outputs[..., :1]).all())
+    if same:
+        return {stack: outputs[..., 0].contiguous(), **metric_term(stack, "i", inputs)}
+    return {**metric_term(stack, "o", outputs), **metric_term(stack, "i", inputs)}
+
+
+def metric_term(stack: str, letter: str, metric: Tensor) -> dict[str, Tensor]:
+    return {stack + letter + (letter.upper() if metric.dim() > len(stack) + 1 else ""): metric}
