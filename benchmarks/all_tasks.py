@@ -1,6 +1,6 @@
-"""Every task in each of its layouts, on small generated data: read, one epoch of a tiny encoder, scored.
+"""Every task in each of its layouts, on small generated data: read, one epoch of a tiny encoder, scored, predicted.
 
-    python benchmarks/all_tasks.py [--rows 400] [--stage teacher] [--task RACE SNLI]
+    python benchmarks/all_tasks.py [--rows 400] [--stage predict] [--task RACE SNLI]
 
 The data are written as GLUE, SNLI and RACE are distributed, and as a stand-in for the hub; `custom` in each of its
 formats. The layouts of a task hold the same examples, so they must score the same. One epoch teaches so small a model
@@ -8,6 +8,7 @@ little; `--set teacher.epochs=10` shows that the words by which each text tells 
 """
 
 import argparse
+import csv
 import logging
 import os
 import sys
@@ -26,15 +27,16 @@ sys.path.append(str(ROOT / "tests"))  # the tests write the same layouts
 
 from layouts import PUBLIC, TASKS, examples, read_task, write_hub, write_local, write_own  # noqa: E402
 
+from lobert.data import Task  # noqa: E402
 from lobert.errors import LobertError  # noqa: E402
 from lobert.job import read_job  # noqa: E402
 from lobert.paths import conf_dir  # noqa: E402
 from lobert.pipeline import run  # noqa: E402
 from lobert.stages.teacher import make_teacher  # noqa: E402
-from lobert.stages.workspace import prepare, read_facts  # noqa: E402
+from lobert.stages.workspace import Workspace, prepare, read_facts  # noqa: E402
 
 FORMATS = ("a.csv", "a.tsv", "a.jsonl", "a.parquet", "saved")
-TITLES = ("task", "layout", "train", "dev", "chance", "metrics")
+TITLES = ("task", "layout", "train", "dev", "chance", "metrics", "files")
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,18 @@ def own_cases(chosen: argparse.Namespace, root: Path, chance: str) -> Iterator[C
     (root / "own").mkdir()
     for name in FORMATS:
         path = write_own(root / "own" / name, rows)
-        yield Case("custom", name, [f"task.own.train='{path}'", "task.text=[first,second]"], chance)
+        settings = [f"task.own.train='{path}'", f"task.own.test='{path}'", "task.text=[first,second]"]
+        yield Case("custom", name, settings, chance)
 
 
 def cells(case: Case, chosen: argparse.Namespace, outputs: Path) -> list[str]:
     """One line of the table: run the case, and read what came of it."""
-    settings = [f"task={case.task}", "encoder=tiny", "trainer=cpu", f"stage={chosen.stage}", *case.settings]
-    settings += [f"output_dir='{outputs / f'{case.task}-{case.layout}'}'", "teacher.batch_size=8"]
-    settings += ["teacher.learning_rate=3e-3", *chosen.set]
+    folder = outputs / f"{case.task}-{case.layout}"
+    predicts = chosen.stage == "predict" and read_task(case.task).test
+    stage = "evaluate" if chosen.stage == "predict" and not predicts else chosen.stage
+    settings = [f"task={case.task}", "encoder=tiny", "trainer=cpu", f"stage={stage}", *case.settings]
+    settings += [f"output_dir='{folder}'", "teacher.batch_size=8", "teacher.learning_rate=3e-3"]
+    settings += ["decomp=svd", "student.epochs=0", *chosen.set]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", settings)
     run(cfg)
@@ -88,14 +94,41 @@ def cells(case: Case, chosen: argparse.Namespace, outputs: Path) -> list[str]:
     sizes = {split: str(len(tokens)) for split, tokens in work.data.splits.items()}
     dev = " + ".join(sizes[split] for split in work.data.eval_splits)
     told = ", ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
-    return [case.task, case.layout, sizes["train"], dev, case.chance, told]
+    files = checked(work, folder) if predicts else "–"
+    return [case.task, case.layout, sizes["train"], dev, case.chance, told, files]
+
+
+def checked(work: Workspace, folder: Path) -> str:
+    """The files of the predictions with their numbers of rows, each looked through by another reader."""
+    task, told = work.job.task, []
+    for split, file in task.test.items():
+        tokens = work.data.splits[split]
+        ids = list(map(str, range(len(tokens)) if tokens.ids is None else tokens.ids))
+        paths = [path for path in folder.rglob(f"{file}.tsv") if "predictions" in path.parts]
+        assert sorted(path.parent.name for path in paths) == ["student", "teacher"], paths
+        for path in paths:
+            with path.open(encoding="utf-8", newline="") as lines:
+                head, *rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+            assert head == ["index", "prediction"], path
+            assert [row[0] for row in rows] == ids, path
+            assert all(answers_well(task, row[1]) for row in rows), path
+        told.append(f"{file} {len(ids)}")
+    return ", ".join(told)
+
+
+def answers_well(task: Task, answer: str) -> bool:
+    """Whether an answer is one of the classes, or a score inside its range."""
+    if not task.is_regression:
+        return answer in task.answers
+    least, most = task.score_range or (float("-inf"), float("inf"))
+    return least <= float(answer) <= most
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Every task in each of its layouts, on generated data.")
     parser.add_argument("--task", nargs="+", default=[*PUBLIC, "custom", "demo"], choices=TASKS, metavar="TASK")
     parser.add_argument("--rows", type=int, default=400, help="of every split; of RACE twice as many")
-    parser.add_argument("--stage", default="teacher", help="how far each run goes: teacher, or evaluate for all of it")
+    parser.add_argument("--stage", default="predict", help="how far each run goes: teacher, evaluate, or predict")
     parser.add_argument("--set", nargs="+", default=[], help="more settings, as for train.py")
     return parser.parse_args()
 
