@@ -47,7 +47,7 @@ class Point:
     objective: Objective
     allocate: str
     order: str
-    examples: int
+    examples: int | None
     refit: bool
 
 
@@ -87,7 +87,7 @@ def open_bench(chosen: argparse.Namespace) -> Bench:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         work = prepare(read_job(hydra.compose("config", [*names, *folder, *chosen.set])))
     teacher = make_teacher(work)
-    loader = behind_calibration(work, max(chosen.examples))
+    loader = behind_calibration(work, max(count or work.job.calibration_examples or 0 for count in chosen.examples))
     model = student_start(work, teacher).to(work.job.machine.device)
     return Bench(work, teacher, loader, predict(model, loader))
 
@@ -131,7 +131,7 @@ def job_of(bench: Bench, point: Point) -> Job:
         sizing=Sizing(point.keep, allocate=point.allocate),  # type: ignore[arg-type]
         objective=point.objective,
         order=point.order,
-        calibration_examples=point.examples,
+        calibration_examples=point.examples or bench.work.job.calibration_examples,
         refit_head=point.refit,
     )
 
@@ -204,7 +204,7 @@ def story(point: Point) -> str:
         for short, name in settings.items()
         if getattr(goal, name) != getattr(usual, name)
     ]
-    told += [f"{point.examples} examples"] if point.examples != 384 else []
+    told += [f"{point.examples} examples"] if point.examples else []
     told += ["refit"] if point.refit else []
     return ", ".join([goal.name, *told])
 
@@ -230,7 +230,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--metric-power", nargs="+", type=float, default=[usual.metric_power])
     parser.add_argument("--damping", nargs="+", type=float, default=[usual.damping])
     parser.add_argument("--temperature", nargs="+", type=float, default=[usual.temperature])
-    parser.add_argument("--examples", nargs="+", type=int, default=[384], help="of the calibration")
+    parser.add_argument("--examples", nargs="+", type=int, default=[None], help="of the calibration")
     parser.add_argument("--refit", action="store_true", help="the head, in closed form")
     parser.add_argument("--output", type=Path, help="append every row to this file as a line of JSON, too")
     chosen = parser.parse_args()

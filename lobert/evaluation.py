@@ -42,8 +42,8 @@ def every_example(data: TextDataModule, split: str) -> ResumableLoader:
     return ResumableLoader(tokens, sampler, data.pad_token_id, data.num_workers)
 
 
-def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoader:
-    """Batches of `count` examples of a split (of all where it has fewer), the same in every run, sorted by length."""
+def some_examples(data: TextDataModule, split: str, count: int | None) -> ResumableLoader:
+    """Batches of `count` examples of a split (of all for None), the same in every run, sorted by length."""
     tokens = data.splits[split]
     rows = np.random.default_rng(0).permutation(len(tokens))[:count]
     rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
