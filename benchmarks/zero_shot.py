@@ -26,7 +26,7 @@ from lobert.compression.allocation import Sizing
 from lobert.compression.objective import Objective
 from lobert.data import ResumableLoader
 from lobert.errors import LobertError
-from lobert.evaluation import closeness, predict, predict_dev, score_splits
+from lobert.evaluation import closeness, drawing_order, predict, predict_dev, score_splits, sorted_batches
 from lobert.job import Job, read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
@@ -95,14 +95,10 @@ def open_bench(chosen: argparse.Namespace) -> Bench:
 def behind_calibration(work: Workspace, examples: int) -> ResumableLoader:
     """Batches of HELD_OUT training examples that come after the calibration's in the order it takes them from."""
     tokens = work.data.splits["train"]
-    rows = np.random.default_rng(0).permutation(len(tokens))[examples : examples + HELD_OUT]
+    rows = drawing_order(tokens.lengths())[examples : examples + HELD_OUT]
     if not len(rows):
         raise LobertError(f"{work.job.task.name} has {len(tokens)} training examples: give fewer --examples")
-    rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
-    size = work.data.eval_batch_size
-    return ResumableLoader(
-        tokens, [rows[i : i + size].tolist() for i in range(0, len(rows), size)], work.data.pad_token_id
-    )
+    return sorted_batches(work.data, "train", rows)
 
 
 def points(chosen: argparse.Namespace) -> Iterator[Point]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobert.artefacts import Recipe, write_atomic
@@ -93,7 +94,8 @@ def calibration_count(job: Job, train: TokenizedSplit) -> int:
     """
     if job.calibration_examples is not None:
         return job.calibration_examples
-    affordable = round(CALIBRATION_TOKENS / train.lengths().mean())
+    lengths = train.lengths().astype(float)
+    affordable = round(CALIBRATION_TOKENS * lengths.sum() / np.square(lengths).sum())  # they are drawn by their lengths
     return min(max(affordable, FEWEST_EXAMPLES), MOST_EXAMPLES)
 
 
