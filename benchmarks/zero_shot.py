@@ -26,7 +26,7 @@ from lobert.compression.allocation import Sizing
 from lobert.compression.objective import Objective
 from lobert.data import ResumableLoader
 from lobert.errors import LobertError
-from lobert.evaluation import closeness, predict, predict_dev, score_splits
+from lobert.evaluation import closeness, drawing_order, predict, predict_dev, score_splits, sorted_batches
 from lobert.job import Job, read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
@@ -47,7 +47,7 @@ class Point:
     objective: Objective
     allocate: str
     order: str
-    examples: int
+    examples: int | None
     refit: bool
 
 
@@ -87,7 +87,7 @@ def open_bench(chosen: argparse.Namespace) -> Bench:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         work = prepare(read_job(hydra.compose("config", [*names, *folder, *chosen.set])))
     teacher = make_teacher(work)
-    loader = behind_calibration(work, max(chosen.examples))
+    loader = behind_calibration(work, max(count or work.job.calibration_examples or 0 for count in chosen.examples))
     model = student_start(work, teacher).to(work.job.machine.device)
     return Bench(work, teacher, loader, predict(model, loader))
 
@@ -95,14 +95,10 @@ def open_bench(chosen: argparse.Namespace) -> Bench:
 def behind_calibration(work: Workspace, examples: int) -> ResumableLoader:
     """Batches of HELD_OUT training examples that come after the calibration's in the order it takes them from."""
     tokens = work.data.splits["train"]
-    rows = np.random.default_rng(0).permutation(len(tokens))[examples : examples + HELD_OUT]
+    rows = drawing_order(tokens.lengths())[examples : examples + HELD_OUT]
     if not len(rows):
         raise LobertError(f"{work.job.task.name} has {len(tokens)} training examples: give fewer --examples")
-    rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
-    size = work.data.eval_batch_size
-    return ResumableLoader(
-        tokens, [rows[i : i + size].tolist() for i in range(0, len(rows), size)], work.data.pad_token_id
-    )
+    return sorted_batches(work.data, "train", rows)
 
 
 def points(chosen: argparse.Namespace) -> Iterator[Point]:
@@ -131,7 +127,7 @@ def job_of(bench: Bench, point: Point) -> Job:
         sizing=Sizing(point.keep, allocate=point.allocate),  # type: ignore[arg-type]
         objective=point.objective,
         order=point.order,
-        calibration_examples=point.examples,
+        calibration_examples=point.examples or bench.work.job.calibration_examples,
         refit_head=point.refit,
     )
 
@@ -204,7 +200,7 @@ def story(point: Point) -> str:
         for short, name in settings.items()
         if getattr(goal, name) != getattr(usual, name)
     ]
-    told += [f"{point.examples} examples"] if point.examples != 384 else []
+    told += [f"{point.examples} examples"] if point.examples else []
     told += ["refit"] if point.refit else []
     return ", ".join([goal.name, *told])
 
@@ -230,7 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--metric-power", nargs="+", type=float, default=[usual.metric_power])
     parser.add_argument("--damping", nargs="+", type=float, default=[usual.damping])
     parser.add_argument("--temperature", nargs="+", type=float, default=[usual.temperature])
-    parser.add_argument("--examples", nargs="+", type=int, default=[384], help="of the calibration")
+    parser.add_argument("--examples", nargs="+", type=int, default=[None], help="of the calibration")
     parser.add_argument("--refit", action="store_true", help="the head, in closed form")
     parser.add_argument("--output", type=Path, help="append every row to this file as a line of JSON, too")
     chosen = parser.parse_args()

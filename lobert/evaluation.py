@@ -57,10 +57,23 @@ def every_example(data: TextDataModule, split: str) -> ResumableLoader:
     return ResumableLoader(tokens, sampler, data.pad_token_id, data.num_workers)
 
 
-def some_examples(data: TextDataModule, split: str, count: int) -> ResumableLoader:
-    """Batches of `count` examples of a split (of all where it has fewer), the same in every run, sorted by length."""
+def some_examples(data: TextDataModule, split: str, count: int | None) -> ResumableLoader:
+    """Batches of the first `count` examples of a split (of all for None) in `drawing_order`, sorted by length."""
+    return sorted_batches(data, split, drawing_order(data.splits[split].lengths())[:count])
+
+
+def drawing_order(lengths: np.ndarray) -> np.ndarray:
+    """All examples, the same way in every run, drawn without replacement with odds in proportion to their lengths.
+
+    What is sampled so is tokens. Drawn evenly, the many fragments in SST-2's training split would stand for its
+    sentences, too. By exponential keys (Efraimidis and Spirakis, 2006).
+    """
+    return np.argsort(np.random.default_rng(0).exponential(size=len(lengths)) / lengths)
+
+
+def sorted_batches(data: TextDataModule, split: str, rows: np.ndarray) -> ResumableLoader:
+    """Batches of some examples of a split, sorted by length."""
     tokens = data.splits[split]
-    rows = np.random.default_rng(0).permutation(len(tokens))[:count]
     rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
     size = data.eval_rows(split)
     batches = [rows[start : start + size].tolist() for start in range(0, len(rows), size)]

@@ -56,7 +56,7 @@ class Job:
     sizing: Sizing
     objective: Objective
     order: Order
-    calibration_examples: int
+    calibration_examples: int | None  # None: see `calibration_count`
     refit_head: bool
     init: str
     layers: int | None

@@ -3,7 +3,9 @@ keeps its mean, and the end of the network is closer than without it."""
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cases import logits_of, one_sentence, point, tiny_bert, token_batch
@@ -18,9 +20,10 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.sequential import RIDGE, Fit, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError
-from lobert.evaluation import closeness
+from lobert.evaluation import closeness, drawing_order
 from lobert.factorizations import factorization
 from lobert.roles import encoder_layers, encoder_linears
+from lobert.stages.workspace import calibration_count
 
 BATCHES = [token_batch(8, seed=seed) for seed in range(4)]
 LAST = "bert.encoder.layer.{}.output.LayerNorm"
@@ -173,3 +176,34 @@ def test_closeness_is_what_its_definition_says(classes: int) -> None:
         assert found.divergence == pytest.approx((p * (p / q).log()).sum(-1).mean().item())
         assert found.agreement == (teacher.argmax(-1) == student.argmax(-1)).double().mean().item()
     assert closeness(split[0], split[0]).divergence == 0
+
+
+# ---- examples ----
+
+
+def test_examples_are_drawn_by_their_lengths() -> None:
+    """Of 900 short and 100 long texts, the long ones have half of the tokens, and about half of the first drawn."""
+    lengths = np.array([2] * 900 + [18] * 100)
+    order = drawing_order(lengths)
+    assert sorted(order) == list(range(1000))
+    assert 30 < (order[:80] >= 900).sum() < 50
+    assert np.array_equal(order, drawing_order(lengths))
+
+
+@pytest.mark.parametrize(
+    ("asked", "length", "width", "count"),
+    [
+        (None, 25, 1, 800),
+        (None, 10, 4, 500),
+        (None, 100, 1, 384),
+        (None, 5, 1, 1024),
+        (16, 25, 1, 16),
+        (5000, 5, 1, 5000),
+    ],
+)
+def test_calibration_takes_as_many_examples_as_have_its_tokens(
+    asked: int | None, length: int, width: int, count: int
+) -> None:
+    job = SimpleNamespace(calibration_examples=asked)
+    train = SimpleNamespace(lengths=lambda: np.full(3000, length), width=width)
+    assert calibration_count(job, train) == count  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from lobert.blocks import Block
 from lobert.errors import LobertError
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 4  # raised when the same examples come to give other moments, or stand otherwise on disk
+STATISTICS_VERSION = 5  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher", "weighted_mean", "weighted_moment", "importance")
 ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
 SYMMETRIC = ("second_moment", "gradient", "weighted_moment")

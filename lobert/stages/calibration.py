@@ -1,6 +1,7 @@
 """Calibration statistics of the model a student starts from, found or computed."""
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def compute_statistics(work: Workspace, model: PreTrainedModel, gradients: bool,
     """Run the model over some training examples and keep the moments of every linear of its encoder."""
     job = work.job
     batches = some_examples(work.data, "train", job.calibration_examples)
-    log.info("calibration: on %d training examples", min(job.calibration_examples, len(batches.split)))
+    log.info("calibration: on %d training examples", min(job.calibration_examples or math.inf, len(batches.split)))
     model.to(job.machine.device)
     how = job.task.is_regression, job.objective.temperature
     watched = track(batches, "calibrating", len(batches))

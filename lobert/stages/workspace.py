@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobert.artefacts import Recipe, write_atomic
@@ -15,7 +16,7 @@ from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
-from lobert.data import TextDataModule, load_examples, load_task, tokenize
+from lobert.data import TextDataModule, TokenizedSplit, load_examples, load_task, tokenize
 from lobert.encoder import build_classifier, load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
@@ -25,6 +26,7 @@ from lobert.naming import set_roles
 from lobert.roles import keep_first_layers
 from lobert.trainer import CHECKPOINTS
 
+CALIBRATION_TOKENS, FEWEST_EXAMPLES, MOST_EXAMPLES = 20_000, 384, 1024
 FACTS_FILE = "lobert.json"  # what was measured while a model was made
 
 
@@ -89,7 +91,22 @@ def prepare(job: Job) -> Workspace:
         job.seed,
         job.machine.num_workers,
     )
-    return Workspace(job, folder, tokenizer, data)
+    return Workspace(
+        replace(job, calibration_examples=calibration_count(job, splits["train"])), folder, tokenizer, data
+    )
+
+
+def calibration_count(job: Job, train: TokenizedSplit) -> int:
+    """How many examples of the training split calibration takes: as many as the job asks for, or a minute's worth.
+
+    Short texts cost less and tell less: a pass over CALIBRATION_TOKENS of any task takes about as long.
+    """
+    if job.calibration_examples is not None:
+        return job.calibration_examples
+    lengths = train.lengths().astype(float)
+    tokens = np.square(lengths).sum() / lengths.sum() * train.width  # of an example, as they are drawn by their lengths
+    affordable = round(CALIBRATION_TOKENS / tokens)
+    return min(max(affordable, FEWEST_EXAMPLES), MOST_EXAMPLES)
 
 
 def check_plan(job: Job, encoder: Path) -> None:
