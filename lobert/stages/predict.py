@@ -1,4 +1,4 @@
-"""The test predictions of a run, of its student and of its teacher, as files of a GLUE submission."""
+"""The test predictions of a run, of its student and of its teacher, as the files that GLUE takes of its own tasks."""
 
 import json
 import logging
