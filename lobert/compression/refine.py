@@ -30,7 +30,7 @@ class Patience:
     """
 
     multiply_adds: float = 30_000
-    gain: float = 1e-2
+    gain: float = 2e-3
     single: float = 1e-3
 
 

@@ -138,9 +138,10 @@ def print_plan(
     table.add_column("evaluation", no_wrap=True)
     for group in report.groups:
         table.add_row(*cells(group, errors))
-    lines = [totals(report.groups), *notes, f"plan: {path}"]
+    unmeasured = [UNMEASURED] if errors is None else []
+    lines = [totals(report.groups), *notes, *unmeasured, f"plan: {path}"]
     console.print(render(table), highlight=False, soft_wrap=True)
-    for line in [*lines, *([UNMEASURED] if errors is None else [])]:
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
