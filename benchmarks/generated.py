@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from lobert.blocks import Block
 from lobert.compression.statistics import Statistics
 from lobert.roles import encoder_linears, find_weights, first_reader, linear_at, matrix_at
 
@@ -28,7 +29,7 @@ def synthetic_encoder(layers: int, hidden: int, vocabulary: int) -> BertModel:
     random = torch.Generator().manual_seed(0)
     for roles in (*ROLES, ("pooler",)):
         fill(model, roles, random)
-    table = matrix_at(model, find_weights(model, [TABLE])[TABLE, None])
+    table = matrix_at(model, Block.parse(find_weights(model, [TABLE])[TABLE, None]))
     copy_scaled(component(table.shape, random), table, 1.0)
     return model
 
@@ -46,7 +47,8 @@ def fill(model: nn.Module, roles: Sequence[str], random: torch.Generator) -> Non
     by_layer = {layer: component(shape, random) for _, layer in places}
     for (role, layer), path in places.items():
         weight = common + by_role[role] + by_layer[layer] + component(shape, random)
-        copy_scaled(weight, matrix_at(model, path), UNEVEN ** (torch.rand((), generator=random).item() - 0.5))
+        strength = UNEVEN ** (torch.rand((), generator=random).item() - 0.5)
+        copy_scaled(weight, matrix_at(model, Block.parse(path)), strength)
 
 
 @torch.no_grad()
