@@ -28,7 +28,7 @@ class Objective:
     Attributes:
         name: `weights`, Frobenius; `activations`, the mean squared change of a layer's centred output; `fisher`, the
             diagonal input metric of FWSVD (Hsu et al. 2022); `loss`, the K-FAC approximation of the change of the loss
-            (Martens and Grosse, 2015), with metrics on both sides.
+            (Martens and Grosse, 2015), with metrics on both sides, tokens counting by their importance.
         damping: share of the mean eigenvalue of a metric that is added to all of them.
         metric_power: power of the metrics, from 0 (the identity) to 1.
         temperature: of the teacher's softmax in the Fisher information: a fine-tuned teacher is so sure of its training
