@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def cells(case: Case, chosen: argparse.Namespace, outputs: Path) -> list[str]:
     settings += ["decomp=svd", "student.epochs=0", *chosen.set]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", settings)
-    run(cfg)
+    with redirect_stdout(sys.stderr):  # the summary of every run; here the table alone is on standard output
+        run(cfg)
     work = prepare(read_job(cfg))
     metrics = read_facts(make_teacher(work))["metrics"]
     sizes = {split: str(len(tokens)) for split, tokens in work.data.splits.items()}
