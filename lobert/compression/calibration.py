@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lobert.compression.importance import call_weights, even_weights, is_own, real_tokens
+from lobert.compression.moments import Moments, add
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.errors import LobertError
@@ -19,34 +20,6 @@ from lobert.factorizations.numerics import mode_gram
 from lobert.roles import linear_at
 
 SMALLEST = 1e-12  # length of a gradient below which an example has none
-
-
-@dataclass
-class Moments:
-    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ."""
-
-    weight: float = 0.0
-    first: Tensor | None = None
-    second: Tensor | None = None
-
-    def add(self, x: Tensor, weights: Tensor) -> None:  # [vectors, in], [vectors]
-        root = weights.sqrt().unsqueeze(1)
-        rows = x * root
-        self.weight += weights.sum().item()
-        self.first = total(self.first, (rows * root).sum(0))
-        self.second = total(self.second, mode_gram(rows, 1))
-
-    @property
-    def mean(self) -> Tensor:
-        """E[x], `[in]`; zeros where nothing counts."""
-        assert self.first is not None
-        return self.first / (self.weight or 1.0)
-
-    @property
-    def moment(self) -> Tensor:
-        """E[x xᵀ], `[in, in]`."""
-        assert self.second is not None
-        return self.second / (self.weight or 1.0)
 
 
 @dataclass
@@ -214,16 +187,6 @@ def squared_weight_gradients(gradient: Tensor, x: Tensor) -> Tensor:  # [B, T, o
     By the products of its tokens with each other, `[T, T]`, which are far fewer numbers than those of a weight.
     """
     return (((gradient @ gradient.mT) @ x) * x).sum((0, 1))
-
-
-def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
-    """Add to the sum of one path."""
-    sums[path] = total(sums.get(path), value)
-
-
-def total(before: Tensor | None, value: Tensor) -> Tensor:
-    """A running sum in double precision, on the CPU."""
-    return value.double().cpu() if before is None else before + value.double().cpu()
 
 
 def random_direction(logits: Tensor, regression: bool, random: torch.Generator) -> Tensor:  # [B, C] -> [B, C]

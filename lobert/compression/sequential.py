@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.compression.calibration import Moments, Recorder, add
+from lobert.compression.calibration import Recorder
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
 from lobert.compression.importance import Reader, even_weights, real_tokens
+from lobert.compression.moments import Moments, add
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics

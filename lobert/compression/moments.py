@@ -1,0 +1,45 @@
+"""Running sums over vectors, in double precision on the CPU, whatever they are computed in and on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lobert.factorizations.numerics import mode_gram
+
+
+@dataclass
+class Moments:
+    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ."""
+
+    weight: float = 0.0
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def add(self, x: Tensor, weights: Tensor) -> None:  # [vectors, in], [vectors]
+        root = weights.sqrt().unsqueeze(1)
+        rows = x * root
+        self.weight += weights.sum().item()
+        self.first = total(self.first, (rows * root).sum(0))
+        self.second = total(self.second, mode_gram(rows, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], `[in]`; zeros where nothing counts."""
+        assert self.first is not None
+        return self.first / (self.weight or 1.0)
+
+    @property
+    def moment(self) -> Tensor:
+        """E[x xᵀ], `[in, in]`."""
+        assert self.second is not None
+        return self.second / (self.weight or 1.0)
+
+
+def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
+    """Add to the sum of one path."""
+    sums[path] = total(sums.get(path), value)
+
+
+def total(before: Tensor | None, value: Tensor) -> Tensor:
+    """A running sum in double precision, on the CPU."""
+    return value.double().cpu() if before is None else before + value.double().cpu()
