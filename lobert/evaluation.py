@@ -62,6 +62,14 @@ def some_examples(data: TextDataModule, split: str, count: int | None) -> Resuma
     return sorted_batches(data, split, drawing_order(data.splits[split].lengths())[:count])
 
 
+def middle_batch(data: TextDataModule, split: str, size: int) -> Mapping[str, Tensor]:
+    """One batch of the `size` examples of a split (of all, where it has fewer) whose lengths are in the middle."""
+    order = np.argsort(data.splits[split].lengths(), kind="stable")
+    first = max(0, (len(order) - size) // 2)
+    rows = order[first : first + size].tolist()
+    return next(iter(ResumableLoader(data.splits[split], [rows], data.pad_token_id, 0)))
+
+
 def drawing_order(lengths: np.ndarray) -> np.ndarray:
     """All examples, the same way in every run, drawn without replacement with odds in proportion to their lengths.
 

@@ -37,11 +37,12 @@ CHOICES = {
 }
 WHOLE_NUMBERS = {  # and their least value
     "eval_batch_size": 1,
+    "latency_batch_size": 0,
     "seed": 0,
     "student.layers": 1,
     "decomp.calibration_examples": 1,
 }
-ELSEWHERE = ("output_dir", "stage", "resume", "logger")  # settings that change no number
+ELSEWHERE = ("output_dir", "stage", "resume", "logger", "latency_batch_size")  # settings that change no number
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Job:
     machine: Machine
     wandb: WandbSettings | None
     eval_batch_size: int
+    latency_batch_size: int  # 0: latency is not measured
     stage: str
     seed: int
     resume: bool
@@ -150,6 +152,7 @@ def read_job(cfg: DictConfig) -> Job:
         machine=Machine(**settings["trainer"]),
         wandb=WandbSettings(**wandb) if wandb else None,
         eval_batch_size=settings["eval_batch_size"],
+        latency_batch_size=settings["latency_batch_size"],
         stage=settings["stage"],
         seed=settings["seed"],
         resume=settings["resume"],

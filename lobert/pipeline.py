@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -18,11 +19,12 @@ from lobert.artefacts import process_rank, write_atomic
 from lobert.checkpoint import load
 from lobert.compression.compress import BANK, encoder_macs
 from lobert.encoder import model_key
-from lobert.evaluation import closeness, predict_dev, score_splits
+from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
 from lobert.job import Job, read_job
+from lobert.latency import measure_latency
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
-from lobert.results.record import RECORD_FILE, Record, environment, ratio, read_record, write_record
+from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
 from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
@@ -30,7 +32,7 @@ from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
 from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
-from lobert.stages.teacher import found_teacher, make_teacher, tried
+from lobert.stages.teacher import folder_of, found_teacher, make_teacher, teacher_recipe, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
 
 log = logging.getLogger(__name__)
@@ -112,11 +114,14 @@ def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: 
 def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: Compressed, clock: Clock) -> Record:
     """Load the student from its folder as a user would, score it, and put everything known about the run together."""
     job = work.job
+    dense = load(teacher, job.encoder.roles)
     with clock.stage("evaluate"):
         model = load(student).to(job.machine.device)
         predictions = predict_dev(model, work.data)
         metrics = score_splits(job.task, work.data, predictions)
         near = closeness(teacher_predictions(work, teacher), predictions)
+    with clock.stage("latency"):
+        latency = timed(work, dense, model)
     teacher_facts, facts = read_facts(teacher), read_facts(student)
     report = read_report(facts)
     metric = job.task.main_metric
@@ -148,7 +153,8 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         keep_targets=report.keep,
         error=report.error,
         groups=[{name: value for name, value in asdict(group).items() if name != "norm"} for group in report.groups],  # type: ignore[misc]
-        **sizes(load(teacher, job.encoder.roles), model),
+        **sizes(dense, model),
+        latency=latency,
         seconds=clock.seconds,
         found=clock.found,
         epochs=job.student.epochs,
@@ -156,6 +162,11 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         learning_rate=job.student.learning_rate,
         **{name: value for name, value in asdict(job.distillation).items() if name != "class_mean"},
         max_length=job.task.max_length,
+        train_examples=len(work.data.splits["train"]),
+        precision=job.machine.resolved_precision,
+        teacher=taught(work, teacher),
+        data=work.data_key,
+        overrides=list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
         **environment(torch.device(job.machine.device)),
         config_hash=job.config_hash,
         teacher_fingerprint=model_key(teacher),
@@ -163,6 +174,24 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         student_path=str(student),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def timed(work: Workspace, teacher: nn.Module, student: nn.Module) -> Latency | None:
+    """Milliseconds of both on dev examples of middle length; None where the job asks for none."""
+    size = work.job.latency_batch_size
+    if size == 0:
+        return None
+    batch = middle_batch(work.data, work.job.task.main_splits[0], size)
+    return measure_latency(teacher, student, batch)
+
+
+def taught(work: Workspace, teacher: Path) -> dict[str, Any]:
+    """What made the teacher what it is: the settings of its training and its seed, or where it was brought from."""
+    job = work.job
+    if job.brought:
+        return {"path": job.brought.path}
+    chosen = next(c for c in job.candidates if folder_of(work, teacher_recipe(work, c)) == teacher)
+    return {**asdict(chosen.training), "seed": chosen.seed}
 
 
 def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:

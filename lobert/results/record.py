@@ -17,7 +17,7 @@ from lobert.errors import LobertError
 if TYPE_CHECKING:
     import torch  # tables are made without loading it
 
-SCHEMA = 3
+SCHEMA = 4
 RECORD_FILE = "result.json"
 LIBRARIES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "tensorly", "lobert")
 
@@ -38,6 +38,21 @@ class Group(TypedDict):
     error: Number
     objective_error: Number
     evaluation: str
+
+
+class Latency(TypedDict):
+    """Milliseconds of one forward pass: medians, and the spread between the quartiles; `ratio` is the median over the
+    pairs of student to teacher, `batch` counts examples and `length` tokens, padding and all.
+    """
+
+    student_ms: float
+    teacher_ms: float
+    student_spread_ms: float
+    teacher_spread_ms: float
+    ratio: float
+    batch: int
+    length: int
+    rounds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +115,13 @@ class Record:
     beta: Number
     normalize: bool | None
     max_length: int
+    train_examples: int
+    precision: str  # of the training
+    teacher: Mapping[str, Any]  # the settings it was trained with and its seed, or the path it was brought from
+    data: Mapping[str, str]  # fingerprint of the tokens of each split that numbers depend on
+
+    latency: Latency | None  # None where it was not measured
+    overrides: list[str]  # of the command line that made the run; none where it was not started by one
 
     versions: dict[str, str | None]
     device: str
@@ -191,6 +213,8 @@ def _validated(content: Any, path: Path) -> Record:
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a JSON value has the annotated type; whole numbers pass as floats, truth values only as themselves."""
     inner = get_args(kind)
+    if kind is Any:
+        return True
     if isinstance(kind, UnionType):
         return any(_fits(value, one) for one in inner)
     if is_typeddict(kind):
