@@ -7,13 +7,12 @@ import hydra
 from omegaconf import DictConfig
 
 from lobert import cli
+from lobert.launch.ledger import Values
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
-    from lobert.pipeline import run  # late: a typo on the command line is answered before torch is loaded
-
-    return cli.job(run, cfg)
+def main(cfg: DictConfig) -> Values:
+    return cli.job(cli.run_pipeline, cfg)
 
 
 if __name__ == "__main__":

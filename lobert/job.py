@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +21,7 @@ from lobert.errors import LobertError, suggest
 from lobert.finetune import Training
 from lobert.layers import Evaluation
 from lobert.loggers import WandbSettings
+from lobert.results.record import Number, Record
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
@@ -41,8 +42,17 @@ WHOLE_NUMBERS = {  # and their least value
     "seed": 0,
     "student.layers": 1,
     "decomp.calibration_examples": 1,
+    "jobs_at_once": 1,
 }
-ELSEWHERE = ("output_dir", "stage", "resume", "logger", "latency_batch_size")  # settings that change no number
+ELSEWHERE = (
+    "output_dir",
+    "stage",
+    "resume",
+    "logger",
+    "latency_batch_size",
+    "jobs_at_once",
+    "optimize",
+)  # settings that change no number
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Job:
     wandb: WandbSettings | None
     eval_batch_size: int
     latency_batch_size: int  # 0: latency is not measured
+    optimize: tuple[str, ...]
     stage: str
     seed: int
     resume: bool
@@ -153,6 +164,7 @@ def read_job(cfg: DictConfig) -> Job:
         wandb=WandbSettings(**wandb) if wandb else None,
         eval_batch_size=settings["eval_batch_size"],
         latency_batch_size=settings["latency_batch_size"],
+        optimize=read_optimized(settings["optimize"]),
         stage=settings["stage"],
         seed=settings["seed"],
         resume=settings["resume"],
@@ -197,6 +209,16 @@ def check_choices(settings: Mapping[str, Any]) -> None:
         value = setting(settings, key)
         if value is not None and (type(value) is not int or value < least):
             raise LobertError(f"{key}={value} will not do: give a whole number, {least} or more")
+
+
+def read_optimized(names: str | list[str]) -> tuple[str, ...]:
+    """The numbers of a record that a search is told; LobertError for one that no record has."""
+    numbers = [name for name, kind in get_type_hints(Record).items() if kind in (int, float, Number)]
+    chosen = (names,) if isinstance(names, str) else tuple(names or ())
+    for name in chosen or ("nothing",):
+        if name not in numbers:
+            raise LobertError(f"optimize={name} is no number of a record: {suggest(str(name), numbers)}")
+    return chosen
 
 
 def setting(settings: Mapping[str, Any], key: str) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -22,6 +21,8 @@ from lobert.encoder import model_key
 from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
 from lobert.job import Job, read_job
 from lobert.latency import measure_latency
+from lobert.launch.ledger import Outcome, Values
+from lobert.launch.sweep import in_sweep, task_overrides
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
@@ -54,8 +55,8 @@ class Clock:
             self.found.append(name)
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Run the stages up to `cfg.stage` and return the main metric of what was made, as a fraction."""
+def run(cfg: DictConfig) -> Outcome:
+    """Run the stages up to `cfg.stage`; returns what `cfg.optimize` names, and the folder of what was made."""
     hush_libraries()
     job, clock = read_job(cfg), Clock()
     check_test(job)
@@ -65,26 +66,27 @@ def run(cfg: DictConfig) -> float | None:
         return run_stages(work, clock, wandb, OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: str) -> float | None:
+def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: str) -> Outcome:
     """The straight column: each stage finds its artefact or makes it."""
     job = work.job
     if job.stage == "plan":
         show_plan(work)
-        return None
+        return Outcome(None, None)
     found = found_teacher(work)
     with clock.stage("teacher", found=found is not None):
         teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
     if not job.reaches("knowledge"):
-        return float(facts["metrics"][job.task.main_metric])
+        return Outcome(float(facts["metrics"][job.task.main_metric]), teacher)
 
+    knowledge = None
     if job.distils and job.knowledge == "disk":
         with clock.stage("knowledge", found=knowledge_folder(work, teacher).exists()):
             knowledge = make_knowledge(work, teacher)
         log.info("knowledge: in %s", knowledge)
     if not job.reaches("student"):
-        return None
+        return Outcome(None, knowledge)
 
     compressed = plan_student(work, teacher)
     folder = run_folder(work, compressed)
@@ -96,19 +98,25 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         student = make_student(work, teacher, compressed, [wandb.logger()] if wandb else [])
     log.info("student: %s in %s", scores(read_facts(student)["metrics"]), student)
     if not job.reaches("evaluate") or process_rank() > 0:
-        return float(read_facts(student)["metrics"][job.task.main_metric])
+        return Outcome(float(read_facts(student)["metrics"][job.task.main_metric]), folder)
 
     record = evaluate_student(work, teacher, student, compressed, clock)
     write_record(folder / RECORD_FILE, record)
     return finish(work, teacher, record, folder, wandb)
 
 
-def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
-    """Tell the run's results, predict the test splits where they are asked for, and return the score."""
-    score = tell(record, folder, wandb)
+def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> Outcome:
+    """Tell the run's results and predict the test splits where they are asked for."""
+    tell(record, folder, wandb)
     if work.job.reaches("predict") and process_rank() == 0:
         tell_predictions(work, make_predictions(work, teacher, folder / "student"))
-    return score
+    return Outcome(optimized(record, work.job.optimize), folder)
+
+
+def optimized(record: Record, names: tuple[str, ...]) -> Values:
+    """The numbers of a record that a search is told; one is a plain number."""
+    values = tuple(getattr(record, name) for name in names)
+    return values[0] if len(values) == 1 else values
 
 
 def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: Compressed, clock: Clock) -> Record:
@@ -166,7 +174,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
         precision=job.machine.resolved_precision,
         teacher=taught(work, teacher),
         data=work.data_key,
-        overrides=list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
+        overrides=[word for word in task_overrides() if not word.startswith("sweep=")],
         **environment(torch.device(job.machine.device)),
         config_hash=job.config_hash,
         teacher_fingerprint=model_key(teacher),
@@ -223,12 +231,14 @@ def scores(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * value:.1f}" for name, value in metrics.items())
 
 
-def tell(record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
-    """Print the run's summary, give it to W&B, and return the score."""
-    print_summary(record, folder / RECORD_FILE, Console())
+def tell(record: Record, folder: Path, wandb: WandbRun | None) -> None:
+    """Print the run's summary, in a sweep one line of it, and give it to W&B."""
+    if in_sweep():
+        log.info("record: %s in %s", scores({record.metric: record.score or 0.0}), folder / RECORD_FILE)
+    else:
+        print_summary(record, folder / RECORD_FILE, Console())
     if wandb:
         wandb.summary.update(asdict(record))
-    return record.score
 
 
 @contextmanager

@@ -7,14 +7,13 @@ from omegaconf import DictConfig
 
 from lobert import cli
 from lobert.errors import LobertError
+from lobert.launch.ledger import Values
 from lobert.paths import conf_dir
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def main(cfg: DictConfig) -> float | None:
-    from lobert.pipeline import run  # late, as in train.py
-
-    return cli.job(run, cfg)
+def main(cfg: DictConfig) -> Values:
+    return cli.job(cli.run_pipeline, cfg)
 
 
 def plan() -> None:

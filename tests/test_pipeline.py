@@ -16,6 +16,7 @@ import lobert
 from lobert.artefacts import RECIPE_FILE
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner
+from lobert.launch.ledger import Values
 from lobert.pipeline import run
 from lobert.results.record import Record, find_records
 
@@ -23,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
 
 
-def run_here(output: Path, *overrides: str) -> float | None:
-    """One run in this process."""
+def run_here(output: Path, *overrides: str) -> Values:
+    """One run in this process; what it returns to a search."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", [*SMALL, f"output_dir={output}", *overrides])
-    return run(cfg)
+    return run(cfg).values
 
 
 def run_train(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,53 @@
+"""The end of a sweep: what failed and what is missing, the exit code, and what the sweep was for: table and plot."""
+
+import sys
+from collections.abc import Sequence
+
+from lobert.errors import LobertError
+from lobert.launch.ledger import Entry
+from lobert.launch.status import Status, render_status
+from lobert.launch.sweep import Sweep, wait_for_others
+from lobert.results.record import RECORD_FILE, Record, read_record
+from lobert.results.table import as_text
+
+DONE, BUG, USER_ERROR = 0, 1, 2
+
+
+def close_sweep(sweep: Sweep, lost: str | None = None) -> int:
+    """Tell what became of the jobs, show what the done ones came to, and return the exit code.
+
+    `lost` is the error with which the launcher itself ended, if it did.
+    """
+    if lost is not None:
+        wait_for_others(sweep)
+    entries = sweep.entries()
+    records = sweep_records(sweep, entries)
+    if records:
+        print(as_text(records), end="")
+    return tell_rest(sweep, entries, lost)
+
+
+def tell_rest(sweep: Sweep, entries: Sequence[Entry], lost: str | None) -> int:
+    """Say which jobs failed or are missing, and return the exit code: 2 where all of them are a user's mistakes."""
+    failed = [entry for entry in entries if entry.state == "failed"]
+    ended = [entry for entry in entries if entry.state == "interrupted"]
+    missing = sweep.missing(entries)
+    if not (failed or ended or missing or lost):
+        return DONE
+    if lost:
+        print(f"error: {lost}", file=sys.stderr)
+    print(render_status(Status(f"sweep {sweep.name}", entries, missing, sweep)), end="", file=sys.stderr)
+    print("the same command runs those again that are not done", file=sys.stderr, flush=True)
+    return USER_ERROR if failed and not (ended or missing or lost or any(e.bug for e in failed)) else BUG
+
+
+def sweep_records(sweep: Sweep, entries: Sequence[Entry]) -> list[Record]:
+    """The records of the jobs that are done; a broken one is named."""
+    records = []
+    for entry in entries:
+        if entry.state == "done" and entry.stage in ("evaluate", "predict") and entry.folder is not None:
+            try:
+                records.append(read_record(sweep.outputs / entry.folder / RECORD_FILE))
+            except LobertError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+    return records
