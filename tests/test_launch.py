@@ -38,7 +38,8 @@ ENTRY = open_entry(SETTINGS, ["seed=0"])
 @pytest.mark.parametrize(
     ("change", "same"),
     [({"seed": 1}, False), ({"stage": "teacher"}, False), ({"task": {"name": "RTE"}}, False),
-     ({"output_dir": "b"}, True), ({"logger": {"wandb": 1}}, True), ({"jobs_at_once": 3}, True), ({"optimize": ["score"]}, True)],
+     ({"output_dir": "b"}, True), ({"logger": {"wandb": 1}}, True), ({"jobs_at_once": 3}, True),
+     ({"optimize": ["score"]}, True)],
 )  # fmt: skip
 def test_a_job_is_named_by_what_its_numbers_follow_from(change: dict[str, Any], same: bool) -> None:
     assert (job_key(SETTINGS | change) == job_key(SETTINGS)) is same
@@ -202,7 +203,8 @@ def command(*overrides: str) -> Sweep:
 @pytest.mark.parametrize(
     ("overrides", "count"),
     [(["seed=0,1,2"], 3), (["seed=range(4)", "decomp=svd,[svd,ffn_svd]"], 8), (["sweep=nine"], 9),
-     (["sweep=original"], 24), (["sweep=ablation"], 12), (["sweep=rank_curve"], 36), (["sweep=rank_curve", "seed=0", "decomp=svd"], 4),
+     (["sweep=original"], 24), (["sweep=ablation"], 12), (["sweep=rank_curve"], 36),
+     (["sweep=rank_curve", "seed=0", "decomp=svd"], 4),
      (["sweep=layers"], 4), (["sweep=nine", "seed=0,1"], 18)],
 )  # fmt: skip
 def test_a_sweep_knows_its_jobs(overrides: list[str], count: int) -> None:
