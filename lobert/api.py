@@ -10,6 +10,7 @@ from lobert.compression.allocation import (
     Sizing,
     allowance,
     chosen_allocation,
+    offer_sizes,
     size_parts,
     spend_budget,
 )
@@ -74,7 +75,8 @@ def compress(
         statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")
     if sizing.allocate == "greedy":
         allowed = allowance(model, parts, budget)
-        plans, _ = spend_budget(model, plans, allowed, goal, statistics, budget=budget)
+        offers = offer_sizes(model, plans, goal, statistics, budget=budget)
+        plans, _ = spend_budget(plans, offers, allowed)
     if sequential and statistics is not None:
         return compress_in_order(model, plans, batches, goal, statistics)
     return compress_model(model, plans, objective=goal, statistics=statistics)

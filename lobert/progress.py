@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import datasets
@@ -27,6 +27,11 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         yield from items
         return
     yield from rich_track(items, description, total=total, console=Console(stderr=True), transient=True)
+
+
+def bar(description: str) -> Callable[[Sequence[Item]], Iterator[Item]]:
+    """A progress bar over the groups of a plan, or the layers of a model."""
+    return lambda items: track(items, description, len(items))
 
 
 def hush_libraries() -> None:

@@ -10,7 +10,7 @@ from cases import POINTS, one_sentence, point, tiny_bert
 from transformers import BertConfig, BertModel
 
 import lobert
-from lobert.compression.allocation import Sizing, allowance, group_options, size_parts, spend_budget
+from lobert.compression.allocation import Sizing, allowance, group_options, offer_sizes, size_parts, spend_budget
 from lobert.compression.budget import Option, allocate, cheapest, convex_front, gain
 from lobert.compression.compress import compress_model, install_skeleton, linear_macs
 from lobert.compression.costs import Budget, macs_cost
@@ -85,7 +85,7 @@ def test_greedy_is_never_worse_than_uniform_at_the_same_budget(name: str, keep: 
     model, parts = tiny_bert(), point(name, keep)
     plans = make_plan(model, parts)
     budget = allowance(model, parts)
-    chosen, allocation = spend_budget(model, plans, budget, Objective(), None)
+    chosen, allocation = spend_budget(plans, offer_sizes(model, plans, Objective(), None), budget)
     assert sum(plan.parameters for plan in chosen) == allocation.cost <= budget
     uniform = compress_model(tiny_bert(), plans)
     greedy = compress_model(tiny_bert(), chosen)
@@ -97,7 +97,8 @@ def test_greedy_is_never_worse_than_uniform_at_the_same_budget(name: str, keep: 
 @pytest.mark.parametrize("keep", [0.5, 0.25])
 def test_greedy_reaches_the_asked_share_within_a_percent(keep: float) -> None:
     model, parts = tiny_bert(), point(("svd", "ffn_svd"), keep)
-    chosen, _ = spend_budget(model, make_plan(model, parts), allowance(model, parts), Objective(), None)
+    plans = make_plan(model, parts)
+    chosen, _ = spend_budget(plans, offer_sizes(model, plans, Objective(), None), allowance(model, parts))
     share = sum(plan.parameters for plan in chosen) / sum(plan.dense_parameters for plan in chosen)
     assert 0.99 * keep <= share <= keep
 

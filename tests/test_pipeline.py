@@ -113,6 +113,7 @@ def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
     assert 0.49 < record.keep_targets <= 0.5
     assert (record.objective, record.allocate, record.refit_head, record.kd) == ("loss", "greedy", True, "untrained")
     assert record.order == "sequential"
+    assert len(artefacts(tmp_path, "spectra")) == 1
     assert (record.agreement, record.divergence) == (record.zero_shot_agreement, record.zero_shot_divergence)
     assert not (tmp_path / "artefacts" / "knowledge").exists()
     run_here(tmp_path, *CALIBRATED, "decomp.objective=loss")
@@ -122,6 +123,14 @@ def test_the_engine_compresses_without_training(tmp_path: Path) -> None:
     assert len(artefacts(tmp_path, "calibration")) == 2
     assert len(find_records(tmp_path)[0]) == 4
     assert {record.epochs for record in find_records(tmp_path)[0]} == {0}
+
+
+def test_sizes_of_one_sweep_share_their_spectra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=loss")
+    monkeypatch.setattr("lobert.stages.offers.offer_sizes", None)  # nobody computes them again
+    run_here(tmp_path, *CALIBRATED, "decomp.objective=loss", "decomp.keep=0.3")
+    assert sorted(round(record.keep_targets or 0, 1) for record in find_records(tmp_path)[0]) == [0.3, 0.5]
+    assert len(artefacts(tmp_path, "spectra")) == 1
 
 
 def test_a_budget_of_multiply_adds_is_another_student(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from lobert.roles import encoder_layers, layers_path
 AllocationName = Literal["uniform", "greedy"]
 AskedAllocation = Literal["auto", "uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]
+Offers = dict[str, list[Option]]  # the sizes that a group can have, by its name
 
 
 @dataclass(frozen=True)
@@ -116,24 +117,32 @@ def without_size(part: Part) -> Part:
     return replace(part, keep=None, rank=None)
 
 
-def spend_budget(
+def offer_sizes(
     model: PreTrainedModel,
     plans: Sequence[GroupPlan],
-    allowed: float,
     objective: Objective,
     statistics: Statistics | None,
     track: Track = iter,
     budget: Budget = "parameters",
-) -> tuple[list[GroupPlan], Allocation]:
-    """The plan with ranks that leave the smallest error in the objective's norm, `allowed` of the budget at most.
+) -> Offers:
+    """What each group can be, with the error it then has in the objective's norm.
 
-    A group stays dense where that is the best use; a table of embeddings keeps the size it has in the plan, unless all
-    is measured in the norm of the weights. Raises LobertError where the smallest ranks exceed the budget.
+    A table of embeddings has no offer unless all is measured in the norm of the weights: its error is in another unit.
     """
-    tables = [plan for plan in plans if objective.name != "weights" and reads_tokens(model, plan)]  # in another unit
+    tables = [plan for plan in plans if objective.name != "weights" and reads_tokens(model, plan)]
     others = [plan for plan in plans if plan not in tables]
-    groups = [group_options(model, plan, objective, statistics, budget) for plan in track(others)]
-    allocation = allocate(groups, allowed - sum(plan.parameters for plan in tables))
+    return {plan.name: group_options(model, plan, objective, statistics, budget) for plan in track(others)}
+
+
+def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> tuple[list[GroupPlan], Allocation]:
+    """The plan with the offered ranks that leave the smallest error, `allowed` of the budget at most.
+
+    A group stays dense where that is the best use, and keeps the size it has in the plan where it has no offer. Raises
+    LobertError where the smallest ranks exceed the budget.
+    """
+    others = [plan for plan in plans if plan.name in offers]
+    fixed = sum(plan.parameters for plan in plans if plan.name not in offers)
+    allocation = allocate([offers[plan.name] for plan in others], allowed - fixed)
     chosen = {plan.name: resized(plan, option) for plan, option in zip(others, allocation.options, strict=True)}
     return [chosen.get(plan.name, plan) for plan in plans], allocation
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
 from lobert.compression.allocation import allowance, size_parts, spend_budget
-from lobert.compression.compress import CompressionReport, GroupReport, Track, compress_model
+from lobert.compression.compress import CompressionReport, GroupReport, compress_model
 from lobert.compression.costs import UNITS
 from lobert.compression.plan import GroupPlan
 from lobert.compression.refit import refit_head
@@ -28,10 +28,11 @@ from lobert.distill.losses import match_layers
 from lobert.encoder import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
-from lobert.progress import track
+from lobert.progress import bar, track
 from lobert.roles import depth_of, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
+from lobert.stages.offers import make_offers
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
@@ -155,8 +156,8 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     statistics = make_statistics(work, start, model)
     if job.sizing.allocate == "greedy" and plans:
         asked, counted = asked_budget(job, model), job.sizing.budget
-        progress = bar("weighing sizes")
-        plans, allocation = spend_budget(model, plans, asked, job.objective, statistics, progress, counted)
+        offers = make_offers(work, model, plans, start, statistics)
+        plans, allocation = spend_budget(plans, offers, asked)
         log.info("allocation: %s", allocation.story(UNITS[counted]))
     teacher_logits = listen(work, model) if job.refit_head else []
     report = factorize(work, model, plans, statistics)
@@ -191,11 +192,6 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
     logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
     model.cpu()
     return logits
-
-
-def bar(description: str) -> Track:
-    """A progress bar over the groups of a plan, or the layers of a model."""
-    return lambda items: track(items, description, len(items))
 
 
 def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:
