@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sweeps the size of one or more compressions on one task, then prints the table.
+# Sweeps the size of one or more compressions on one task; ends in the table and the Pareto plot.
 set -euo pipefail
 set -f # '*' and '[2,8,64]' in a knob are meant as they are
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -41,10 +41,6 @@ commas() { local items; read -ra items <<<"$1"; local IFS=,; echo "${items[*]}";
 
 if [ -n "$RANKS" ]; then size="decomp.rank=$(commas "$RANKS")"; else size="decomp.keep=$(commas "$KEEP")"; fi
 
-code=0
 # shellcheck disable=SC2086 # EXTRA holds several arguments
-"$PYTHON" train.py -m "task=$TASK" "encoder=$(commas "$ENCODER")" "kd=$(commas "$KD")" "decomp=$(commas "$DECOMP")" \
-    "$size" "seed=$(commas "$SEEDS")" "output_dir=$OUTPUTS" $EXTRA || code=$?
-[ "$code" -lt 128 ] || exit "$code" # interrupted
-"$PYTHON" -m lobert.results "$OUTPUTS" --task "$TASK" || code=$((code == 0 ? 1 : code))
-exit "$code"
+exec "$PYTHON" train.py -m "task=$TASK" "encoder=$(commas "$ENCODER")" "kd=$(commas "$KD")" "decomp=$(commas "$DECOMP")" \
+    "$size" "seed=$(commas "$SEEDS")" "output_dir=$OUTPUTS" $EXTRA
