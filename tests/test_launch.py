@@ -231,11 +231,20 @@ def test_the_same_command_is_the_same_sweep(others: list[str], same: bool) -> No
     assert (command("seed=0,1", *others).name == command("seed=0,1").name) is same
 
 
+def test_a_job_is_called_by_what_it_does_not_share() -> None:
+    grid = command("seed=0,1", "kd.beta=1")
+    assert [grid.short(job) for job in grid.jobs or ()] == ["seed=0", "seed=1"]
+    search = command("sweep=search", "kd.beta=1")
+    assert (
+        search.short(["kd.beta=1", "sweep=search", "decomp.keep=0.123456789", "seed=1"]) == "decomp.keep=0.1235 seed=1"
+    )
+
+
 def some_sweep(outputs: Path) -> Sweep:
     """Four jobs: done, failed, dead, and never started."""
-    sweep = Sweep(outputs, "sweep-1", [[f"seed={seed}", "task=MRPC"] for seed in range(4)])
+    sweep = Sweep(outputs, "sweep-1", [[f"seed={seed}", "task=MRPC"] for seed in range(4)], ("task=MRPC",))
     (sweep.folder).mkdir(parents=True)
-    (sweep.folder / SWEEP_FILE).write_text(json.dumps({"schema": 1, "name": "sweep-1", "jobs": sweep.jobs}))
+    (sweep.folder / SWEEP_FILE).write_text(json.dumps({"schema": 1, **vars(sweep), "outputs": None}))
     for seed, state in enumerate(("done", "failed", "running")):
         entry = replace(ENTRY, key=f"key{seed}", overrides=sweep.jobs[seed], state=state, error="too small")  # type: ignore[index]
         sweep.note(seed, entry)
@@ -268,6 +277,21 @@ def test_an_unreadable_sweep_is_left_out(tmp_path: Path) -> None:
     sweep = some_sweep(tmp_path)
     (sweep.folder / SWEEP_FILE).write_text("{")
     assert find_sweeps(tmp_path) == []
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_beside_each_other_lose_nothing_and_do_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    """The short version of benchmarks/sweeps.py."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    monkeypatch.syspath_prepend(str(CONF.parent / "benchmarks"))
+    from sweeps import faults, run_sweep
+
+    tally = run_sweep(launcher, jobs=3, at_once=2)
+    assert tally.code == 0
+    assert faults(tally, tally, jobs=3) == {"lost": 0, "doubled": 0, "differ": 0}
+    assert (tally.made, len(tally.records)) == ({"teachers": 1, "knowledge": 1, "students": 3}, 3)
 
 
 def test_the_entry_type_is_plain_data() -> None:

@@ -1,5 +1,6 @@
 """The end of a sweep: what failed and what is missing, the exit code, and what the sweep was for: table and plot."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from lobert.results.record import RECORD_FILE, Record, read_record
 from lobert.results.table import as_text
 
 DONE, BUG, USER_ERROR = 0, 1, 2
+LEFT_BY_HYDRA = ("multirun.yaml", "optimization_results.yaml")
 
 
 def close_sweep(sweep: Sweep, lost: str | None = None) -> int:
@@ -20,11 +22,19 @@ def close_sweep(sweep: Sweep, lost: str | None = None) -> int:
     """
     if lost is not None:
         wait_for_others(sweep)
+    gather(sweep)
     entries = sweep.entries()
     records = sweep_records(sweep, entries)
     if records:
         print(as_text(records), end="")
     return tell_rest(sweep, entries, lost)
+
+
+def gather(sweep: Sweep) -> None:
+    """Put what Hydra's sweepers leave beside the sweeps where it belongs."""
+    for name in LEFT_BY_HYDRA:
+        if (path := sweep.folder.parent / name).exists():
+            os.replace(path, sweep.folder / name)
 
 
 def tell_rest(sweep: Sweep, entries: Sequence[Entry], lost: str | None) -> int:

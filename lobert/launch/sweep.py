@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -26,18 +27,22 @@ ENVIRONMENT = "LOBERT_SWEEP"  # name of the sweep that a job belongs to, for pro
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of a process in a distributed run, as its launcher sets them
 APART = ("output_dir", "logger", "resume", "jobs_at_once")  # settings that make no other sweep
 SCHEMA = 1
+LONG_NUMBER = re.compile(r"\d+\.\d{6,}(e-?\d+)?")
+RANGE = re.compile(r"=(interval|choice|range|tag|shuffle|sort)\(")
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The jobs of one `-m` command, under `outputs/sweeps/name`. The same command is the same sweep.
 
-    `jobs` has the settings of each, in order; None where a search decides on them as it goes.
+    `jobs` has the settings of each, in order; None where a search decides on them as it goes. `shared` are those that
+    are the same in all jobs.
     """
 
     outputs: Path
     name: str
     jobs: list[list[str]] | None
+    shared: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -68,11 +73,9 @@ class Sweep:
         return [job for job in self.jobs or () if tuple(job) not in started]
 
     def short(self, overrides: Sequence[str]) -> str:
-        """The settings of one job, without those that all jobs share."""
-        if len(self.jobs or ()) < 2:
-            return " ".join(overrides)
-        common = set.intersection(*(set(job) for job in self.jobs or ()))
-        return " ".join(word for word in overrides if word not in common)
+        """The settings of one job, without those that all jobs share, and numbers as short as people write them."""
+        own = [word for word in overrides if word not in self.shared] or overrides
+        return " ".join(LONG_NUMBER.sub(lambda number: f"{float(number[0]):.4g}", word) for word in own)
 
 
 class Announce(Callback):
@@ -89,12 +92,18 @@ class Announce(Callback):
         sweep = read_command(config)
         Announce.sweep = sweep
         os.environ[ENVIRONMENT] = sweep.name
-        content = {"schema": SCHEMA, "name": sweep.name, "command": sys.argv, "jobs": sweep.jobs}
+        content = {
+            "schema": SCHEMA,
+            "name": sweep.name,
+            "command": sys.argv,
+            "jobs": sweep.jobs,
+            "shared": sweep.shared,
+        }
         write_atomic(sweep.folder / SWEEP_FILE, json.dumps(content, indent=1) + "\n")
         if "BasicLauncher" not in config.hydra.launcher._target_:  # which has every job say that it starts
             count = "a search" if sweep.jobs is None else f"{len(sweep.jobs)} jobs"
-            told = f"sweep {sweep.name}: {count}; python -m lobert.status {sweep.outputs} tells how far it is"
-            print(told, file=sys.stderr, flush=True)
+            line = f"sweep {sweep.name}: {count}; python -m lobert.status {sweep.outputs} tells how far it is"
+            print(line, file=sys.stderr, flush=True)
 
 
 def read_command(config: DictConfig) -> Sweep:
@@ -107,7 +116,16 @@ def read_command(config: DictConfig) -> Sweep:
         [word for word in job if word.partition("=")[0].partition(".")[0] not in APART] for job in jobs or [asked]
     ]
     preset = next((word.partition("=")[2] for word in asked if word.startswith("sweep=")), "sweep")
-    return Sweep(Path(config.output_dir), f"{preset}-{fingerprint(counted, length=8)}", jobs)
+    return Sweep(
+        Path(config.output_dir), f"{preset}-{fingerprint(counted, length=8)}", jobs, shared_settings(jobs, asked)
+    )
+
+
+def shared_settings(jobs: list[list[str]] | None, asked: list[str]) -> tuple[str, ...]:
+    """What all jobs have in common; of a search, the settings that are no range of values."""
+    if jobs is None:
+        return tuple(word for word in asked if not RANGE.search(word))
+    return tuple(sorted(set.intersection(*map(set, jobs)))) if len(jobs) > 1 else ()
 
 
 def expand(asked: list[str]) -> list[list[str]] | None:
@@ -126,7 +144,11 @@ def read_sweep(path: Path) -> Sweep | None:
     """A sweep that was written down in `outputs/sweeps/name/sweep.json`; None where that cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Sweep(path.parents[2], content["name"], content["jobs"]) if content["schema"] == SCHEMA else None
+        return (
+            Sweep(path.parents[2], content["name"], content["jobs"], tuple(content["shared"]))
+            if content["schema"] == SCHEMA
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
