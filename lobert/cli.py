@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf import errors as omegaconf_errors
 
 from lobert.errors import LobertError, first_line, suggest
+from lobert.signals import exit_code, raise_on_sigterm
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 MULTIRUN = ("-m", "--multirun")
@@ -44,7 +45,9 @@ _failures = Failures()
 
 
 def guard(main: Callable[[], Any], conf_dir: Path) -> int:
-    """Run a Hydra entry point and return the exit code: 0, 2 for a user's mistake, 1 for a sweep with a bug, 130.
+    """Run a Hydra entry point and return the exit code: 0, 2 for a user's mistake, 1 for a sweep with a bug.
+
+    An interruption is 130 after Ctrl-C and 143 after SIGTERM.
 
     Raises:
         Exception: a bug in a single run, as it was raised.
@@ -53,13 +56,14 @@ def guard(main: Callable[[], Any], conf_dir: Path) -> int:
     _failures = Failures()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself and exits
     sys.argv[1:] = normalize_arguments(sys.argv[1:], conf_dir)
+    raise_on_sigterm()
     try:
         main()
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
-            return _interrupted()
+            return _interrupted(stop.__context__)
         raise
     except Exception as error:
         if not any(error is known for known in _failures.errors):
@@ -203,10 +207,10 @@ def _close_sweep() -> int:
     return _failures.code
 
 
-def _interrupted() -> int:
+def _interrupted(stop: KeyboardInterrupt) -> int:
     _close_sweep()
     _say("interrupted: run the same command again to continue")
-    return INTERRUPTED
+    return exit_code(stop)
 
 
 def _fold(name: str) -> str:
