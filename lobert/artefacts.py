@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def make_folder(
         LobertError: the disk is full, read-only, closed to this user, or has no locks.
     """
     if find(path, recipe):
-        return
+        return tidy(path, scratch)
     partial = path.with_name(path.name + PARTIAL)
     if process_rank() > 0:
         if together:
@@ -165,10 +165,18 @@ def finish(path: Path, partial: Path, recipe: Recipe, scratch: str | None) -> No
     sync_folder(partial)
     os.replace(partial, path)
     sync_folder(path.parent)
-    (path / LOCK_FILE).unlink(missing_ok=True)
+    tidy(path, scratch)
+    remember(path, recipe)
+
+
+def tidy(path: Path, scratch: str | None) -> None:
+    """Drop what only making the artefact needed; a process that was killed before it could leaves it to the next."""
+    if process_rank() > 0:
+        return
+    with suppress(OSError):  # in a store that is read-only
+        (path / LOCK_FILE).unlink(missing_ok=True)
     if scratch is not None:
         shutil.rmtree(path / scratch, ignore_errors=True)
-    remember(path, recipe)
 
 
 def process_rank() -> int:

@@ -108,7 +108,7 @@ class FineTuner(pl.LightningModule):
         """AdamW without decay on biases and norms; linear warm-up, then linear decay to zero."""
         settings = self.training_settings
         groups = decay_groups(self.model, settings.weight_decay)
-        fused = self.trainer.precision != "16-mixed"  # its gradient scaler needs to see the gradients first
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning clips no gradients of a fused optimizer there
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         total = self._optimizer_steps()
         warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
