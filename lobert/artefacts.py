@@ -1,34 +1,33 @@
-"""Artefacts: folders on disk that are found by what they were made from, and made at most once.
+"""Artefacts: folders on disk that are found by what they were made from, made at most once, and checked when found.
 
-An artefact lives at `root/kind/name-fingerprint`. It is written in a folder whose name ends in `.partial` and renamed
-when it is whole, so a folder without that ending is always complete; a lock beside it makes two processes that need
-the same missing artefact build it once.
+An artefact lives at `root/kind/name-fingerprint`. It is made in a folder whose name ends in `.partial`, which one
+process at a time holds, and renamed when it is whole, so a folder without that ending is always complete. Its
+`recipe.json` lists its files with their checksums (`lobert.manifest`). A damaged one is moved aside, to
+`name.broken-N`, and made again.
 """
 
 import hashlib
-import json
+import logging
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
-
+from lobert.disk import PARTIAL, held, held_folder, replacing, set_aside, sync_folder, telling, write_atomic
 from lobert.errors import LobertError
+from lobert.manifest import RECIPE_FILE, Recipe, damage, fingerprint, read_recipe, remember, write_manifest
 
-Recipe = Mapping[str, Any]
-RECIPE_FILE = "recipe.json"
+__all__ = [
+    "RECIPE_FILE", "Recipe", "Store", "find", "fingerprint", "hash_files", "locked", "make_folder", "process_rank",
+    "read_recipe", "replacing", "set_aside", "wait_for", "write_atomic",
+]  # fmt: skip
 
-
-def fingerprint(recipe: Any, length: int = 12) -> str:
-    """Hexadecimal digest of a JSON-able value, independent of key order and of the process."""
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+log = logging.getLogger(__name__)
+POLL = 0.2  # seconds
+LOCK_FILE = ".building"  # in the partial folder: gone when that is, and no litter beside it
 
 
 def hash_files(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
@@ -41,26 +40,12 @@ def hash_files(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path`; other processes wait here."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_path(path)):
+    """Hold the lock file beside `path`; other processes wait here. LobertError where there are no locks."""
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with held(lock_path(path), f"'{path}'"):
         yield
 
 
@@ -92,36 +77,106 @@ class Store:
         return path
 
 
+def find(path: Path, recipe: Recipe) -> bool:
+    """Whether the artefact is there and whole; reads it through at the first call in a process."""
+    return path.exists() and damage(path, recipe) is None
+
+
 def make_folder(
     path: Path,
     recipe: Recipe,
     build: Callable[[Path], None],
     resume: bool = False,
     together: bool = False,
+    scratch: str | None = None,
 ) -> None:
-    """Make the folder `path` once, whole, across processes, unless it is there.
+    """Make the folder `path` once, whole, across processes, unless it is there and sound.
 
     `build` gets an empty folder, or, with `resume`, what an interrupted build has left there. Where it raises, that
-    partial folder stays for a later resume, and there is no artefact. In a distributed run process zero builds and the
+    partial folder stays for a later resume, and there is no artefact. `scratch` names a folder in it that is dropped
+    once the artefact is there, and until then can be resumed from. In a distributed run process zero builds and the
     others wait; with `together` all of them call `build`, because it trains.
+
+    Raises:
+        LobertError: the disk is full, read-only, closed to this user, or has no locks.
     """
-    partial = path.with_name(path.name + ".partial")
-    if path.exists():
-        return
+    if find(path, recipe):
+        return tidy(path, scratch)
+    partial = path.with_name(path.name + PARTIAL)
     if process_rank() > 0:
         if together:
             build(partial)
-        return wait_for(path)
-    with locked(path):
-        if path.exists():  # another process made it while this one waited
+        return wait_for(path, recipe)
+    with telling(path), sole_builder(path, partial, recipe) as builder:
+        if not builder:  # another process made it while this one waited
             return
-        if not resume and partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(exist_ok=True)
+        if path.exists():
+            replace_damaged(path, recipe)
+        sweep(partial, all_of_it=not resume)
         build(partial)
-        write_atomic(partial / RECIPE_FILE, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
-        os.replace(partial, path)
-    lock_path(path).unlink(missing_ok=True)  # whoever still waits for it will find the artefact
+        finish(path, partial, recipe, scratch)
+
+
+@contextmanager
+def sole_builder(path: Path, partial: Path, recipe: Recipe) -> Iterator[bool]:
+    """Hold the partial folder, alone; gives False, without it, once the artefact is there."""
+    with ExitStack() as locks:
+        yield hold(locks, path, partial, recipe)
+
+
+def hold(locks: ExitStack, path: Path, partial: Path, recipe: Recipe) -> bool:
+    while not find(path, recipe):
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            locks.enter_context(held(partial / LOCK_FILE, f"'{path}'"))
+            locks.enter_context(held_folder(partial))
+        except FileNotFoundError:  # the folder became the artefact while this process waited for the lock
+            locks.close()
+            continue
+        except BlockingIOError:  # the lock file of whoever makes it was removed
+            locks.close()
+            time.sleep(POLL)
+            continue
+        if not find(path, recipe):
+            return True
+        shutil.rmtree(partial, ignore_errors=True)  # this process has just made it, late
+        locks.close()
+    return False
+
+
+def replace_damaged(path: Path, recipe: Recipe) -> None:
+    """Move a damaged artefact aside, and say so."""
+    wrong, place = damage(path, recipe), set_aside(path)
+    log.warning("'%s' is damaged: %s; it is made again, and what was there is kept as '%s'", path, wrong, place.name)
+
+
+def sweep(partial: Path, all_of_it: bool) -> None:
+    """Remove what a killed process left half written, or all that it left."""
+    for path in list(partial.iterdir() if all_of_it else partial.rglob(f".*{PARTIAL}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != partial / LOCK_FILE:
+            path.unlink(missing_ok=True)
+
+
+def finish(path: Path, partial: Path, recipe: Recipe, scratch: str | None) -> None:
+    """Turn the partial folder, which is whole, into the artefact."""
+    write_manifest(partial, recipe, without=(LOCK_FILE, *([scratch] if scratch else [])))
+    sync_folder(partial)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+    tidy(path, scratch)
+    remember(path, recipe)
+
+
+def tidy(path: Path, scratch: str | None) -> None:
+    """Drop what only making the artefact needed; a process that was killed before it could leaves it to the next."""
+    if process_rank() > 0:
+        return
+    with suppress(OSError):  # in a store that is read-only
+        (path / LOCK_FILE).unlink(missing_ok=True)
+    if scratch is not None:
+        shutil.rmtree(path / scratch, ignore_errors=True)
 
 
 def process_rank() -> int:
@@ -131,10 +186,10 @@ def process_rank() -> int:
     return getattr(rank_zero_only, "rank", None) or 0
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, recipe: Recipe) -> None:
     """Wait until process zero has made `path`; LobertError where the process that started this one is gone."""
     parent = os.getppid()
-    while not path.exists():
+    while not find(path, recipe):
         if os.getppid() != parent:
             raise LobertError(f"process 0 ended before it had made '{path}': its own message says why")
-        time.sleep(0.2)
+        time.sleep(POLL)

@@ -29,6 +29,9 @@ def save_student(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedToke
     """Write the model (each factor once), its plan, label names and tokenizer as a Hugging Face folder."""
     model.save_pretrained(folder)
     if tokenizer is not None:
+        if tokenizer.is_fast:  # it remembers how the last texts were cut and padded, which is no part of it
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
 
 

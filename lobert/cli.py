@@ -9,18 +9,21 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lobert.errors import first_line
-from lobert.launch.attempt import Run, is_interruption, open_attempt
+from lobert.launch.attempt import Run, open_attempt
 from lobert.launch.ending import close_sweep
 from lobert.launch.ledger import Outcome, Values
 from lobert.launch.sentences import explain, explain_job, fold
 from lobert.launch.sweep import Announce, in_sweep, is_follower
+from lobert.signals import exit_code, raise_on_sigterm
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 MULTIRUN = ("-m", "--multirun")
 
 
 def guard(main: Callable[[], Any], conf_dir: Path) -> int:
-    """Run a Hydra entry point and return the exit code: 0, 2 for a user's mistake, 1 for a sweep with a bug, 130.
+    """Run a Hydra entry point and return the exit code: 0, 2 for a user's mistake, 1 for a sweep with a bug.
+
+    An interruption is 130 after Ctrl-C and 143 after SIGTERM.
 
     Raises:
         Exception: a bug in a single run, as it was raised.
@@ -28,13 +31,14 @@ def guard(main: Callable[[], Any], conf_dir: Path) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself and exits
     sys.argv[1:] = normalize_arguments(sys.argv[1:], conf_dir)
     Announce.begin()
+    raise_on_sigterm()
     try:
         main()
-    except KeyboardInterrupt:
-        return interrupted()
+    except KeyboardInterrupt as stop:
+        return interrupted(stop)
     except SystemExit as stop:
-        if is_interruption(stop):
-            return interrupted()
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+            return interrupted(stop.__context__)
         raise
     except Exception as error:
         sentence = explain(error, conf_dir)
@@ -90,10 +94,10 @@ def normalize_arguments(argv: Sequence[str], conf_dir: Path) -> list[str]:
     return flags + [normalize(argument) if "=" in argument else argument for argument in others]
 
 
-def interrupted() -> int:
-    """Say how to go on."""
+def interrupted(stop: KeyboardInterrupt) -> int:
+    """Say how to go on, and return the exit code of a process that a signal ended."""
     say("interrupted: run the same command again to continue")
-    return INTERRUPTED
+    return exit_code(stop)
 
 
 def say(text: str) -> None:

@@ -1,7 +1,10 @@
 """The one exception that speaks to the user, and the nearest-name hint it usually carries."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class LobertError(Exception):
@@ -28,3 +31,49 @@ def first_line(error: BaseException) -> str:
     """What an error of a library says first, or its name where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ELSEWHERE = "choose another place (output_dir=FOLDER)"
+DISK_TROUBLE = {  # what is wrong with a place, and what to do
+    errno.ENOSPC: ("its disk is full", f"free some space or {ELSEWHERE}"),
+    errno.EDQUOT: ("your quota on its disk is used up", f"free some space or {ELSEWHERE}"),
+    errno.EFBIG: ("a file would be larger than is allowed (see ulimit -f)", f"raise the limit or {ELSEWHERE}"),
+    errno.EROFS: ("its file system is read-only", ELSEWHERE),
+    errno.EACCES: ("permission is denied", f"change the permissions or {ELSEWHERE}"),
+    errno.EPERM: ("the system does not permit it", f"change the permissions or {ELSEWHERE}"),
+    errno.EIO: ("its disk reports an input/output error", f"check the disk or {ELSEWHERE}"),
+}
+
+
+def sentence_of(error: BaseException, place: Path | str | None = None) -> str | None:
+    """The sentence that answers trouble with a disk or with permissions; None where `error` is nothing of that kind.
+
+    `place` is what was being written, for errors that do not say where they struck. Libraries hide such an error in
+    one of their own; it is found by its number in their text, or as the one that theirs was raised from.
+
+    >>> sentence_of(OSError(errno.EROFS, "Read-only file system", "outputs/runs"))
+    "cannot use 'outputs/runs': its file system is read-only; choose another place (output_dir=FOLDER)"
+    """
+    for number, where in _disk_errors(error):
+        if number in DISK_TROUBLE:
+            trouble, remedy = DISK_TROUBLE[number]
+            verb = "write" if number in OUT_OF_SPACE else "use"
+            again = ", then run the same command again" if number in OUT_OF_SPACE else ""
+            named = (place or where) if number in OUT_OF_SPACE else (where or place)
+            return f"cannot {verb} '{named or 'the output'}': {trouble}; {remedy}{again}"
+    return None
+
+
+def _disk_errors(error: BaseException) -> Iterator[tuple[int, str | None]]:
+    """Number and place of the operating system's error that `error` is, names, or was raised from."""
+    if isinstance(error, OSError):
+        if re.search(r"\d+ requested and \d+ written", str(error)):  # NumPy, of a write that was cut short
+            yield errno.ENOSPC, None
+        elif error.errno is not None:
+            yield error.errno, None if error.filename is None else str(error.filename)
+    elif named := re.search(r"os error (\d+)", str(error)):  # as the libraries written in Rust say it
+        yield int(named[1]), None
+    for origin in (error.__cause__, error.__context__ if isinstance(error, RuntimeError) else None):
+        if origin is not None:
+            yield from _disk_errors(origin)

@@ -1,6 +1,7 @@
 """Fine-tuning, the part that teacher and student share: optimizer, schedule, exact resume, dev scores."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +66,32 @@ class FineTuner(pl.LightningModule):
         share = self._share_of_batch(batch, batch_idx)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum() * share
         if not torch.isfinite(loss):
-            rate = self.training_settings.learning_rate
-            raise LobertError(
-                f"the loss is {loss.item()} at step {self.global_step}: the learning rate, {rate:g}, is probably too "
-                "high, or the weight of a distillation term is"
-            )
+            raise self._diverged(terms)
         values = {f"train/{name}": value.detach() * share for name, (_, value) in terms.items()}
         self.log_dict(
             {**values, "train/loss": loss.detach()}, sync_dist=self._processes > 1, batch_size=len(batch["index"])
         )
         return loss
+
+    def _diverged(self, terms: Mapping[str, tuple[float, Tensor]]) -> LobertError:
+        """What to say of a loss that is not finite: where, of which term, and the likeliest cause."""
+        broken = [f"{name} {value.item()}" for name, (_, value) in terms.items() if not torch.isfinite(value)]
+        weights = ", ".join(f"{name} {weight:g}" for name, (weight, _) in terms.items())
+        said = f"the loss is not finite at step {self.global_step} ({', '.join(broken) or 'the sum of its terms'}): "
+        if not_finite := [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]:
+            said += f"the step before has left {not_finite[0]} without finite weights; "
+        return LobertError(
+            said + self._likely_cause() + (f"; or a term weighs too much ({weights})" * (len(terms) > 1))
+        )
+
+    def _likely_cause(self) -> str:
+        settings = self.training_settings
+        causes = [f"the learning rate, {settings.learning_rate:g}, is probably too high"]
+        if settings.gradient_clip == 0:
+            causes.append("gradients are not clipped (gradient_clip=0)")
+        if "16" in str(self.trainer.precision):
+            causes.append(f"{self.trainer.precision} cannot hold it (trainer.precision=32-true may)")
+        return "; or ".join(causes)
 
     def _share_of_batch(self, batch: Batch, batch_idx: int) -> float:
         """Factor that turns the mean over processes, which DDP takes, into the mean over examples."""
@@ -91,7 +108,7 @@ class FineTuner(pl.LightningModule):
         """AdamW without decay on biases and norms; linear warm-up, then linear decay to zero."""
         settings = self.training_settings
         groups = decay_groups(self.model, settings.weight_decay)
-        fused = self.trainer.precision != "16-mixed"  # its gradient scaler needs to see the gradients first
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning clips no gradients of a fused optimizer there
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         total = self._optimizer_steps()
         warmup = max(1, round(settings.warmup * total)) if settings.warmup else 0
@@ -116,6 +133,10 @@ class FineTuner(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs = model_inputs(self.model, batch)
         logits = self.model(**inputs).logits
+        if not torch.isfinite(logits).all():  # the last step of an epoch has no loss after it
+            raise LobertError(
+                f"the model's answers on dev are not finite after step {self.global_step}: {self._likely_cause()}"
+            )
         split = self.task.eval_splits[dataloader_idx]
         index, scores, labels = (t.cpu().numpy() for t in (batch["index"], logits.float(), batch["labels"]))
         self._dev_outputs[split].append((index, scores, labels))

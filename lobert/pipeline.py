@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from lobert.artefacts import process_rank, write_atomic
+from lobert.artefacts import find, process_rank, write_atomic
 from lobert.checkpoint import load
 from lobert.compression.compress import BANK, encoder_macs
 from lobert.encoder import model_key
@@ -28,7 +28,7 @@ from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
 from lobert.roles import depth_of, encoder_layers
-from lobert.stages.knowledge import knowledge_folder, make_knowledge
+from lobert.stages.knowledge import knowledge_folder, knowledge_recipe, make_knowledge
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
 from lobert.stages.predict import check_test, make_predictions, tell_predictions
@@ -82,7 +82,7 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     knowledge = None
     if job.distils and job.knowledge == "disk":
-        with clock.stage("knowledge", found=knowledge_folder(work, teacher).exists()):
+        with clock.stage("knowledge", found=find(knowledge_folder(work, teacher), knowledge_recipe(work, teacher))):
             knowledge = make_knowledge(work, teacher)
         log.info("knowledge: in %s", knowledge)
     if not job.reaches("student"):
@@ -90,11 +90,11 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     compressed = plan_student(work, teacher)
     folder = run_folder(work, compressed)
-    if (folder / RECORD_FILE).exists() and job.reaches("evaluate"):
+    if recorded(job, folder, compressed):
         return finish(work, teacher, read_record(folder / RECORD_FILE), folder, wandb)
     if process_rank() == 0:
         write_atomic(folder / "config.yaml", config)
-    with clock.stage("student", found=(folder / "student").exists()):
+    with clock.stage("student", found=find(folder / "student", compressed.recipe)):
         student = make_student(work, teacher, compressed, [wandb.logger()] if wandb else [])
     log.info("student: %s in %s", scores(read_facts(student)["metrics"]), student)
     if not job.reaches("evaluate") or process_rank() > 0:
@@ -103,6 +103,12 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     record = evaluate_student(work, teacher, student, compressed, clock)
     write_record(folder / RECORD_FILE, record)
     return finish(work, teacher, record, folder, wandb)
+
+
+def recorded(job: Job, folder: Path, compressed: Compressed) -> bool:
+    """Whether the run has its record, and the student that is still to predict."""
+    there = (folder / RECORD_FILE).exists() and job.reaches("evaluate")
+    return there and (not job.reaches("predict") or find(folder / "student", compressed.recipe))
 
 
 def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -16,6 +16,8 @@ from lobert.errors import LobertError
 from lobert.finetune import FineTuner
 from lobert.loggers import CurveFile
 from lobert.progress import interactive
+from lobert.resume import ExactStop, WholeCheckpoints, damaged, put_away, sound_checkpoint
+from lobert.signals import kept_handlers
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
@@ -50,8 +52,9 @@ class EpochLines(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         text = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in scores.items())
-        loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan"))).item()
-        log.info("  epoch %d/%d: loss %.4f, dev %s", trainer.current_epoch + 1, trainer.max_epochs, loss, text)
+        loss = trainer.callback_metrics.get("train/loss")  # none where the run goes on after the last step
+        told = "" if loss is None else f"loss {loss.item():.4f}, "
+        log.info("  epoch %d/%d: %sdev %s", trainer.current_epoch + 1, trainer.max_epochs, told, text)
 
 
 def fit(
@@ -59,7 +62,11 @@ def fit(
 ) -> None:
     """Train `module` in `folder`, from the last checkpoint if one is there; leaves the best epoch's weights in it.
 
-    Epochs are ranked by the task's main dev metric. Raises LobertError for a machine that is not there.
+    Epochs are ranked by the task's main dev metric. A signal stops it between two steps, saved (`ExactStop`).
+
+    Raises:
+        LobertError: the machine is not there, or the best epoch's checkpoint is damaged.
+        KeyboardInterrupt: of Ctrl-C, or as `Terminated` of SIGTERM.
     """
     checkpoints = folder / CHECKPOINTS
     last = checkpoints / "last.ckpt"
@@ -68,16 +75,35 @@ def fit(
         enable_version_counter=False,
     )  # fmt: skip
     every_epoch = ModelCheckpoint(checkpoints, "last", save_top_k=1, enable_version_counter=False)
-    callbacks = [best, every_epoch, OnExceptionCheckpoint(checkpoints, "last"), EpochLines()]
+    stop = ExactStop(last)
+    callbacks = [best, every_epoch, stop, EpochLines()]
     bars = [RichProgressBar()] if interactive() else []
     steps = len(data.splits["train"]) // data.batch_size
     log_every = min(max(1, steps // POINTS_PER_EPOCH), LOG_EVERY)
     trainer = make_trainer(module, machine, [*callbacks, *bars], [CurveFile(folder), *loggers], log_every)
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
-    module.load_state_dict(state)
+    go_on_from = sound_checkpoint(last, checkpoints / "best.ckpt")
+    with kept_handlers():
+        run_fit(trainer, module, data, go_on_from)
+    stop.request.honour()  # it came too late to stop between two steps
+    load_best(module, Path(best.best_model_path), last)
+
+
+def run_fit(trainer: pl.Trainer, module: FineTuner, data: TextDataModule, checkpoint: Path | None) -> None:
+    """Lightning's fit; an interruption leaves it as the exception that it was, and not as an exit."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
+
+
+def load_best(module: FineTuner, best: Path, last: Path) -> None:
+    """Give the module the weights of its best epoch."""
+    if damaged(best):
+        put_away([best], last)
+        raise LobertError(f"{best} is damaged: run the same command again, which trains this model anew")
+    module.load_state_dict(torch.load(best, weights_only=True, map_location="cpu")["state_dict"])
 
 
 def make_trainer(
@@ -100,6 +126,7 @@ def make_trainer(
             log_every_n_steps=log_every,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            plugins=[WholeCheckpoints()],
             enable_model_summary=False,
             enable_progress_bar=interactive(),
         )

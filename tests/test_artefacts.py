@@ -1,10 +1,13 @@
 """Laws of artefacts: found by what they were made from, made once, never half."""
 
+import errno
 import itertools
 import json
 import multiprocessing
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,22 @@ from typing import Any
 import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
-from lobert.artefacts import RECIPE_FILE, Store, fingerprint, hash_files, make_folder, wait_for, write_atomic
-from lobert.errors import LobertError
+from lobert import artefacts, manifest
+from lobert.artefacts import (
+    LOCK_FILE,
+    RECIPE_FILE,
+    Store,
+    find,
+    fingerprint,
+    hash_files,
+    locked,
+    make_folder,
+    read_recipe,
+    wait_for,
+    write_atomic,
+)
+from lobert.errors import LobertError, sentence_of
+from lobert.manifest import write_manifest
 
 RECIPE: dict[str, Any] = {"task": "RTE", "seed": 1, "encoder": {"layers": 2, "name": "é", "sizes": [1, 2]}, "x": None}
 
@@ -84,7 +101,7 @@ def test_what_is_there_is_found_and_not_made_again(tmp_path: Path) -> None:
     assert path == store.path("teacher", "RTE", reordered(RECIPE))
     assert path == store.make("teacher", "RTE", reordered(RECIPE), fail)
     assert (path / "made.txt").read_text() == "once"
-    assert json.loads((path / RECIPE_FILE).read_text()) == RECIPE
+    assert read_recipe(path) == RECIPE
     assert store.make("teacher", "RTE", {**RECIPE, "seed": 2}, write("other")) != path
 
 
@@ -101,17 +118,20 @@ def test_an_interrupted_build_is_no_artefact_and_goes_on_as_asked(tmp_path: Path
     assert [name for name in names(path.parent) if "partial" in name] == []
 
 
-def race(root: Path, me: str, recipe: dict[str, Any]) -> None:
-    """Ask for an artefact whose build lasts until both processes have asked."""
+def race(root: Path, me: str, recipe: dict[str, Any], unlocks: bool = False) -> None:
+    """Ask for an artefact whose build lasts until both processes have asked; `unlocks` removes the lock files then."""
 
     def build(folder: Path) -> None:
+        with (root / "builds").open("a") as file:
+            file.write(me)
         deadline = time.monotonic() + 60
         while len(list(root.glob("here-*"))) < 2:
             assert time.monotonic() < deadline, "the other process never came"
             time.sleep(0.01)
         time.sleep(0.3)  # and the other one has reached the lock
-        with (root / "builds").open("a") as file:
-            file.write(me)
+        for lock in root.rglob(LOCK_FILE) if unlocks else ():
+            lock.unlink()
+        time.sleep(0.3 if unlocks else 0)  # long enough for the other one to try again
         write(me)(folder)
 
     (root / f"here-{me}").touch()
@@ -119,24 +139,238 @@ def race(root: Path, me: str, recipe: dict[str, Any]) -> None:
     (root / f"found-{me}").write_text((path / "made.txt").read_text())
 
 
-def test_two_processes_that_need_the_same_build_it_once(tmp_path: Path) -> None:
-    other = multiprocessing.get_context("spawn").Process(target=race, args=(tmp_path, "b", reordered(RECIPE)))
+@pytest.mark.parametrize("state", ["missing", "damaged", "missing, and locks are removed"])
+def test_two_processes_that_need_the_same_build_it_once(tmp_path: Path, state: str) -> None:
+    if state == "damaged":
+        (Store(tmp_path).make("teacher", "t", RECIPE, write("old")) / "made.txt").write_text("odd")
+    unlocks = state.endswith("removed")
+    spawn = multiprocessing.get_context("fork")
+    other = spawn.Process(target=race, args=(tmp_path, "b", reordered(RECIPE), unlocks))
     other.start()
-    race(tmp_path, "a", RECIPE)
+    race(tmp_path, "a", RECIPE, unlocks)
     other.join(60)
     assert other.exitcode == 0
     builders = {(tmp_path / name).read_text() for name in ("builds", "found-a", "found-b")}
     assert len(builders) == 1
     assert builders <= {"a", "b"}
+    kept = {name.partition(".")[2] for name in names(tmp_path / "teacher")}
+    assert kept == ({"", "broken-1"} if state == "damaged" else {""})
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the lock would be one that outlives a killed process."""
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOSYS, "Function not implemented")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(LobertError, match="no file locks"):
+            make_folder(tmp_path / "made", RECIPE, fail)
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOLCK, "No locks available")))
+    for wants in (lambda: make_folder(tmp_path / "made", RECIPE, fail), locked(tmp_path / "made").__enter__):
+        with pytest.raises(LobertError, match="no file locks"):
+            wants()
+
+
+# ---- damage ----
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return function
+
+
+def flip(path: Path, place: float, bit: int = 0) -> None:
+    """Flip one bit of a file, and leave size and times as they were."""
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[int(place * (len(content) - 1))] ^= 1 << bit
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def two_files(folder: Path) -> None:
+    (folder / "deep").mkdir(exist_ok=True)
+    (folder / "deep" / "weights.bin").write_bytes(bytes(range(256)) * 64)
+    write("whole")(folder)
+
+
+WEIGHTS = "deep/weights.bin"
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: (folder / WEIGHTS).unlink(), "weights.bin is missing"),
+    (lambda folder: os.truncate(folder / WEIGHTS, 9_999), "has 9,999 bytes and had 16,384"),
+    (lambda folder: os.truncate(folder / WEIGHTS, 0), "has 0 bytes"),
+    (lambda folder: flip(folder / WEIGHTS, 0.0), "weights.bin has changed"),
+    (lambda folder: flip(folder / WEIGHTS, 0.5, 7), "weights.bin has changed"),
+    (lambda folder: flip(folder / WEIGHTS, 1.0), "weights.bin has changed"),
+    (lambda folder: (folder / "made.txt").write_text("whale"), "made.txt has changed"),
+    (lambda folder: (folder / RECIPE_FILE).unlink(), "recipe.json cannot be read"),
+    (lambda folder: os.truncate(folder / RECIPE_FILE, 100), "recipe.json cannot be read"),
+    (lambda folder: (folder / RECIPE_FILE).write_bytes(b"\xff"), "recipe.json cannot be read"),
+    (lambda folder: (folder / RECIPE_FILE).write_text("[]"), "not what it was made from"),
+    (lambda folder: (folder / RECIPE_FILE).write_text('{"recipe": {}, "files": {}}'), "not what it was made from"),
+]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first look", "looked at before"])
+@pytest.mark.parametrize(("spoil", "said"), DAMAGE)
+def test_a_damaged_artefact_is_moved_aside_and_made_again(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], object],
+    said: str,
+    again: bool,
+) -> None:
+    store = Store(tmp_path)
+    path = store.make("knowledge", "k", RECIPE, two_files)
+    if not again:
+        monkeypatch.setattr(manifest, "_sound", {})  # as in another process
+    spoil(path)
+    assert not find(path, RECIPE)
+    store.make("knowledge", "k", RECIPE, two_files)
+    (warning,) = caplog.messages
+    assert said in warning
+    assert f"{path.name}.broken-1" in warning
+    assert names(path.parent) == [path.name, f"{path.name}.broken-1"]
+    assert (path / "deep" / "weights.bin").stat().st_size == 256 * 64
+    assert find(path, RECIPE)
+    spoil(path)
+    store.make("knowledge", "k", RECIPE, two_files)
+    assert names(path.parent) == [path.name, f"{path.name}.broken-1", f"{path.name}.broken-2"]
+
+
+def test_a_flipped_bit_of_the_recipe_file_is_found_or_means_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Store(tmp_path).make("k", "k", {"seed": 1, "rate": 0.1, "name": "é"}, write("whole"))
+    recipe, whole = read_recipe(path), (path / RECIPE_FILE).read_bytes()
+    for place, bit in itertools.product(range(0, len(whole), 3), (0, 5)):
+        (path / RECIPE_FILE).write_bytes(whole)
+        flip(path / RECIPE_FILE, place / (len(whole) - 1), bit)
+        monkeypatch.setattr(manifest, "_sound", {})
+        if find(path, recipe):
+            assert json.loads((path / RECIPE_FILE).read_bytes()) == json.loads(whole)
+
+
+def test_what_older_versions_made_is_taken_as_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path("teacher", "t", RECIPE)
+    path.mkdir(parents=True)
+    (path / "weights").write_text("any")
+    (path / RECIPE_FILE).write_text(json.dumps(RECIPE, indent=2))
+    assert store.make("teacher", "t", RECIPE, fail) == path
+    assert read_recipe(path) == RECIPE
+
+
+def test_what_is_added_later_is_no_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.make("teacher", "t", RECIPE, two_files)
+    (path / "README.md").write_text("a card")
+    (path / "deep" / "more").mkdir()
+    assert store.make("teacher", "t", RECIPE, fail) == path
+
+
+def test_an_artefact_is_read_once_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = Store(tmp_path), []
+    path = store.make("teacher", "t", RECIPE, two_files)
+    digest = manifest._digest
+    monkeypatch.setattr(manifest, "_digest", lambda path: (read.append(path.name), digest(path))[1])
+    monkeypatch.setattr("time.time", itertools.cycle([4e9, -1.0]).__next__)
+    assert all(find(path, RECIPE) for _ in range(3))
+    assert read == []  # this process has written it
+    for year in (-10, 0, 50):  # before the epoch of Unix, in it, in the future
+        for file in (path / "made.txt", path, path / RECIPE_FILE):
+            os.utime(file, (year * 3.2e7, year * 3.2e7))
+        assert all(find(path, RECIPE) for _ in range(3))
+        assert store.make("teacher", "t", RECIPE, fail) == path
+        assert sorted(read) == ["made.txt", "weights.bin"]
+        read.clear()
+
+
+def test_scratch_is_kept_until_the_artefact_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill while the files are checked or synchronized loses no training."""
+
+    def build(folder: Path) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        write("step ")(folder / "checkpoints")
+        (folder / "out.txt").write_text((folder / "checkpoints" / "made.txt").read_text())
+        (folder / ".out.txt.0123.partial").write_text("what a killed process leaves")
+
+    path = tmp_path / "student"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            make_folder(path, RECIPE, build, resume=True, scratch="checkpoints")
+    make_folder(path, RECIPE, build, resume=True, scratch="checkpoints")
+    assert (path / "out.txt").read_text() == "step step "
+    assert not (path / "checkpoints").exists()
+    assert set(json.loads((path / RECIPE_FILE).read_text())["files"]) == {"out.txt"}
+
+
+# ---- disks ----
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "its disk is full"), (errno.EDQUOT, "quota"), (errno.EROFS, "read-only"), (errno.EACCES, "denied"),
+     (errno.EIO, "input/output error"), (errno.EFBIG, "ulimit")],
+)  # fmt: skip
+@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "in a library's error"])
+def test_trouble_with_a_disk_gets_one_sentence(tmp_path: Path, number: int, said: str, wrapped: bool) -> None:
+    error = OSError(number, os.strerror(number))
+
+    def build(folder: Path) -> None:
+        write("half")(folder)
+        raise Exception(f"I/O error: {error.strerror} (os error {number})") if wrapped else error
+
+    path = tmp_path / "student"
+    with pytest.raises(LobertError) as caught:
+        make_folder(path, RECIPE, build, resume=True)
+    text = str(caught.value)
+    assert said in text
+    assert str(path) in text
+    assert "output_dir=FOLDER" in text
+    assert "\n" not in text
+    assert not path.exists()
+    make_folder(path, RECIPE, write(" whole"), resume=True)
+    assert (path / "made.txt").read_text() == "half whole"
+
+
+def test_other_errors_have_no_sentence_of_this_kind() -> None:
+    bug = KeyError("struck while another error was handled")
+    bug.__context__ = PermissionError(errno.EACCES, "Permission denied", "a")
+    assert sentence_of(bug) is None
+    assert sentence_of(FileNotFoundError(errno.ENOENT, "No such file")) is None
+    assert "'a'" in (sentence_of(PermissionError(errno.EACCES, "Permission denied", "a"), "b") or "")
+    assert "full" in (sentence_of(OSError("4096 requested and 1000 written"), "b") or "")
 
 
 # ---- several processes of one run ----
 
 
+def place(path: Path) -> None:
+    """What process zero does."""
+    path.mkdir()
+    write_manifest(path, RECIPE)
+
+
+def test_the_other_processes_wait_while_the_first_replaces_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "made"
+    make_folder(path, RECIPE, write("whole"))
+    flip(path / "made.txt", 0.5)
+    thread = threading.Timer(0.3, make_folder, [path, RECIPE, write("whole")])
+    thread.start()
+    monkeypatch.setattr(artefacts, "process_rank", lambda: int(threading.current_thread() is not thread))
+    make_folder(path, RECIPE, fail)
+    assert (path / "made.txt").read_text() == "whole"
+
+
 def test_the_other_processes_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     path = tmp_path / "made"
-    threading.Timer(0.3, path.mkdir).start()
+    threading.Timer(0.3, place, [path]).start()
     make_folder(path, RECIPE, fail)
     assert path.exists()
 
@@ -144,7 +378,7 @@ def test_the_other_processes_wait_for_the_first(tmp_path: Path, monkeypatch: pyt
 def test_in_training_they_all_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     path, called = tmp_path / "made", []
-    threading.Timer(0.3, path.mkdir).start()
+    threading.Timer(0.3, place, [path]).start()
     make_folder(path, RECIPE, called.append, together=True)
     assert called == [tmp_path / "made.partial"]
 
@@ -153,14 +387,14 @@ def test_waiting_ends_when_the_starting_process_does(tmp_path: Path, monkeypatch
     parents = itertools.chain([500, 500], itertools.repeat(1))
     monkeypatch.setattr("os.getppid", lambda: next(parents))
     with pytest.raises(LobertError, match="process 0 ended"):
-        wait_for(tmp_path / "never")
+        wait_for(tmp_path / "never", RECIPE)
 
 
 def test_a_launcher_that_is_process_one_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose command is the launcher."""
     monkeypatch.setattr("os.getppid", lambda: 1)
-    threading.Timer(0.3, (tmp_path / "made").mkdir).start()
-    wait_for(tmp_path / "made")
+    threading.Timer(0.3, place, [tmp_path / "made"]).start()
+    wait_for(tmp_path / "made", RECIPE)
 
 
 # ---- files ----

@@ -1,8 +1,10 @@
 """The whole run on the tiny encoder: same numbers twice, artefacts found, resume, two processes, sweeps, mistakes."""
 
 import csv
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from lobert.finetune import FineTuner
 from lobert.launch.ledger import Values
 from lobert.pipeline import run
 from lobert.results.record import Record, find_records
+from lobert.signals import Terminated
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
@@ -173,42 +176,107 @@ def test_uncompressed_student_scores_as_its_teacher_before_training(tmp_path: Pa
     assert (record.zero_shot_agreement, record.zero_shot_divergence) == (1, 0)
 
 
+STOPS = [  # stage, batches per step, where the signal strikes: in this call of this method
+    ("teacher", 1, "training_step", 2),
+    ("teacher", 1, "validation_step", 0),
+    ("teacher", 2, "training_step", 0),
+    ("teacher", 2, "training_step", 3),
+    ("teacher", 2, "training_step", 5),  # the last of an epoch: stops in the validation
+    ("teacher", 2, "validation_step", 3),  # the last of all: too late to stop between steps
+    ("student", 2, "training_step", 8),
+    ("student", 2, "validation_step", 2),
+]
+
+
+def strike(monkeypatch: pytest.MonkeyPatch, step: str, number: int, *signals: int) -> list[int]:
+    """Send this process signals while `step` is called for the time `number`; the list gets every global step."""
+    called: list[int] = []
+    original = getattr(FineTuner, step)
+
+    def struck(self: FineTuner, *args: Any) -> Any:
+        called.append(self.global_step)
+        if len(called) == number + 1:
+            for signum in signals:
+                os.kill(os.getpid(), signum)
+        return original(self, *args)
+
+    monkeypatch.setattr(FineTuner, step, struck)
+    return called
+
+
+TWELVE = ["task.train_examples=96", "teacher.batch_size=16", "student.batch_size=16", "eval_batch_size=320"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
+    """The output of a whole run, by stage and number of batches per step."""
+    outputs = {}
+    for stage, accumulate in (("teacher", 1), ("teacher", 2), ("student", 2)):
+        output = outputs[stage, accumulate] = tmp_path_factory.mktemp(f"{stage}{accumulate}")
+        run_here(output, *TWELVE, f"stage={stage}", f"{stage}.accumulate={accumulate}")
+    return outputs
+
+
+@pytest.mark.parametrize(("stage", "accumulate", "step", "number"), STOPS)
+def test_a_run_that_a_signal_stops_resumes_to_the_same_result(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[tuple[str, int], Path],
+    stage: str,
+    accumulate: int,
+    step: str,
+    number: int,
+) -> None:
+    overrides = [*TWELVE, f"stage={stage}", f"{stage}.accumulate={accumulate}"]
+    signum = signal.SIGINT if number % 2 else signal.SIGTERM
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    if stage == "student":
+        run_here(tmp_path, *TWELVE, "stage=knowledge", "student.accumulate=2")
+    with monkeypatch.context() as patch:
+        strike(patch, step, number, signum)
+        with pytest.raises(Terminated if signum == signal.SIGTERM else KeyboardInterrupt):
+            run_here(tmp_path, *overrides)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    run_here(tmp_path, *overrides)
+    pattern = "artefacts/teacher/*" if stage == "teacher" else "runs/*/student"
+    first, second = (next(output.glob(pattern)) for output in (undisturbed[stage, accumulate], tmp_path))
+    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
+    assert (first / "lobert.json").read_text() == (second / "lobert.json").read_text()
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    assert not (second / "checkpoints").exists()
+
+
 class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 4], ids=["mid-epoch", "epoch-end", "second-epoch"])
-@pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_an_interrupted_run_resumes_to_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, stage: str
-) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    overrides = [f"stage={stage}"]
-    run_here(whole, *overrides)
-    if stage == "student":
-        run_here(broken, "stage=knowledge")
+def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = strike(monkeypatch, "training_step", 1, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path, *TWELVE, "stage=teacher")
+    assert steps == [0, 1]
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+def test_what_a_killed_run_loses_is_bounded_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time between saves, a run that goes down goes on where it was, whatever the calendar says."""
+    monkeypatch.setattr("lobert.resume.SAVE_EVERY", 0)
+    monkeypatch.setattr("time.time", itertools.cycle([4e9, 0.0]).__next__)
+    steps: list[int] = []
     step = FineTuner.training_step
 
     def failing_step(self: FineTuner, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.global_step == stop_at:
+        steps.append(self.global_step)
+        if len(steps) in (4, 9):  # in the third batch of the first and the second epoch
             raise Interrupted
         return step(self, batch, batch_idx)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(FineTuner, "training_step", failing_step)
+    monkeypatch.setattr(FineTuner, "training_step", failing_step)
+    for _ in range(2):
         with pytest.raises(Interrupted):
-            run_here(broken, *overrides)
-    steps: list[int] = []
-    monkeypatch.setattr(
-        FineTuner, "training_step", lambda self, b, i: (steps.append(self.global_step), step(self, b, i))[1]
-    )
-    run_here(broken, *overrides)
-    assert steps == list(range(stop_at, 6))
-    pattern = "artefacts/teacher/*" if stage == "teacher" else "runs/*/student"
-    first, second = (next(output.glob(pattern)) for output in (whole, broken))
-    assert curve(first / "metrics.csv", "train/loss") == curve(second / "metrics.csv", "train/loss")
-    one, two = (lobert.load(folder).state_dict() for folder in (first, second))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+            run_here(tmp_path, *TWELVE, "stage=teacher")
+    run_here(tmp_path, *TWELVE, "stage=teacher")
+    assert steps == [0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11]
 
 
 def test_without_resume_a_stage_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

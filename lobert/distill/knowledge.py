@@ -1,6 +1,7 @@
 """What the teacher says of each example: logits and the [CLS] vector of every layer, from disk or computed live."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -128,7 +129,15 @@ def write_knowledge(model: nn.Module, batches: Iterable[Batch], count: int, fold
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    """A file of zeros, memory-mapped. OSError where the disk has no room for it.
+
+    The room is taken now: a mapped page that finds none when it is written ends the process with a bus error.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def knowledge_bytes(examples: int, layers: int, hidden: int, outputs: int, options: int = 1) -> int:

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf import errors as omegaconf_errors
 
-from lobert.errors import LobertError, first_line, suggest
+from lobert.errors import LobertError, first_line, sentence_of, suggest
 
 # Reading a key that is not there is missing from this list: once the job runs, that is a bug of ours.
 SETTING_ERRORS = (
@@ -42,7 +42,7 @@ def explain_job(error: Exception) -> str | None:
         return f"setting '{error.full_key}': {first_line(error)}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
-    return None
+    return sentence_of(error)
 
 
 def _malformed(override: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, make_folder
+from lobert.artefacts import Recipe, find, make_folder
 from lobert.compression.calibration import calibrate
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics, load_statistics, save_statistics
 from lobert.evaluation import some_examples
@@ -54,8 +54,8 @@ def input_statistics(work: Workspace, start: Recipe, model: PreTrainedModel) -> 
     own = make_statistics(work, start, model)
     if own is not None:
         return own
-    beside = calibration_folder(work, calibration_recipe(work, start, gradients=True))
-    return statistics_with(work, start, model, gradients=beside.exists())
+    beside = calibration_recipe(work, start, gradients=True)
+    return statistics_with(work, start, model, gradients=find(calibration_folder(work, beside), beside))
 
 
 def statistics_with(work: Workspace, start: Recipe, model: PreTrainedModel, gradients: bool) -> Statistics:

@@ -1,12 +1,11 @@
 """The test predictions of a run, of its student and of its teacher, as the files that GLUE takes of its own tasks."""
 
-import json
 import logging
 import shutil
 from functools import partial
 from pathlib import Path
 
-from lobert.artefacts import RECIPE_FILE, Recipe, make_folder
+from lobert.artefacts import Recipe, make_folder, read_recipe
 from lobert.checkpoint import load
 from lobert.encoder import model_key
 from lobert.errors import LobertError
@@ -31,7 +30,7 @@ def check_test(job: Job) -> None:
 def make_predictions(work: Workspace, teacher: Path, student: Path) -> Path:
     """The folder `predictions` beside the student, with a folder of files each for student and teacher."""
     folder, recipe = student.parent / PREDICTIONS, predictions_recipe(work, teacher, student)
-    if folder.exists() and json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")) != recipe:
+    if read_recipe(folder) not in (None, recipe):
         shutil.rmtree(folder)  # of other test files: those that are asked for now take its place
     make_folder(folder, recipe, partial(write_predictions, work, teacher, student))
     return folder

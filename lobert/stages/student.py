@@ -36,7 +36,7 @@ from lobert.stages.offers import make_offers
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.student import Student
-from lobert.trainer import fit
+from lobert.trainer import CHECKPOINTS, fit
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers
     """The folder of the trained student, found or made; needs the knowledge where it distils from disk."""
     folder = run_folder(work, compressed) / "student"
     build = partial(train_student, work, teacher, compressed, loggers)
-    make_folder(folder, compressed.recipe, build, resume=work.job.resume, together=True)
+    make_folder(folder, compressed.recipe, build, resume=work.job.resume, together=True, scratch=CHECKPOINTS)
     return folder
 
 

@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, make_folder, write_atomic
+from lobert.artefacts import Recipe, find, make_folder, write_atomic
 from lobert.brought import brought_key, load_brought
 from lobert.candidates import Candidate, differences
 from lobert.stages.chance import check_teacher
 from lobert.stages.workspace import Workspace, batches_for, finish_model, read_facts
 from lobert.teacher import Teacher
-from lobert.trainer import fit
+from lobert.trainer import CHECKPOINTS, fit
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def recipes(work: Workspace) -> list[Recipe]:
 
 def found_teacher(work: Workspace) -> Path | None:
     """The teacher, if nothing has to be made for it."""
-    return make_teacher(work) if all(folder_of(work, recipe).exists() for recipe in recipes(work)) else None
+    return make_teacher(work) if all(find(folder_of(work, recipe), recipe) for recipe in recipes(work)) else None
 
 
 def folder_of(work: Workspace, recipe: Recipe) -> Path:
@@ -80,7 +80,7 @@ def bring_teacher(work: Workspace) -> Path:
     """The folder of the teacher that was brought along, its classes in the task's order, its dev scores measured."""
     job, recipe = work.job, brought_recipe(work)
     folder = folder_of(work, recipe)
-    if not folder.exists():
+    if not find(folder, recipe):
         assert job.brought is not None
         model, order = load_brought(work.encoder, job.brought, job.task, job.encoder.dropout)
         make_folder(folder, recipe, partial(adopt_teacher, work, model, order))
@@ -111,7 +111,7 @@ def candidate_teacher(work: Workspace, candidate: Candidate, loggers: Sequence[L
     recipe = teacher_recipe(work, candidate)
     folder = folder_of(work, recipe)
     build = partial(train_teacher, work, candidate, loggers)
-    make_folder(folder, recipe, build, resume=work.job.resume, together=True)
+    make_folder(folder, recipe, build, resume=work.job.resume, together=True, scratch=CHECKPOINTS)
     return folder
 
 

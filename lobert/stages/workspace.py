@@ -1,7 +1,6 @@
 """What every stage starts from: a job with its encoder and tokenized data; and what every trained model ends as."""
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,6 @@ from lobert.finetune import Training
 from lobert.job import Job
 from lobert.naming import set_roles
 from lobert.roles import keep_first_layers
-from lobert.trainer import CHECKPOINTS
 
 CALIBRATION_TOKENS, FEWEST_EXAMPLES, MOST_EXAMPLES = 20_000, 384, 1024
 FACTS_FILE = "lobert.json"  # what was measured while a model was made
@@ -160,13 +158,11 @@ def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModul
 
 
 def finish_model(work: Workspace, model: PreTrainedModel, folder: Path, facts: dict[str, Any]) -> None:
-    """Score the trained model, save it with its facts, and drop the checkpoints it no longer needs."""
+    """Score the trained model and save it with its facts."""
     metrics = evaluate(model, work.job.task, work.data)
     model.cpu()
     save_student(model, folder, work.tokenizer)
     write_atomic(folder / FACTS_FILE, json.dumps({**facts, "metrics": metrics}, indent=2) + "\n")
-    if (folder / CHECKPOINTS).exists():
-        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
