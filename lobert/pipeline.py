@@ -25,8 +25,9 @@ from lobert.launch.ledger import Outcome, Values
 from lobert.launch.sweep import in_sweep, task_overrides
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
-from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
-from lobert.results.table import print_summary
+from lobert.results.record import RECORD_FILE, Latency, Record, kept_record, ratio, write_record
+from lobert.results.summary import print_summary
+from lobert.results.surroundings import environment
 from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, knowledge_recipe, make_knowledge
 from lobert.stages.outputs import teacher_predictions
@@ -90,8 +91,9 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     compressed = plan_student(work, teacher)
     folder = run_folder(work, compressed)
-    if recorded(job, folder, compressed):
-        return finish(work, teacher, read_record(folder / RECORD_FILE), folder, wandb)
+    made = kept_record(folder / RECORD_FILE, move=process_rank() == 0) if job.reaches("evaluate") else None
+    if made is not None and (not job.reaches("predict") or find(folder / "student", compressed.recipe)):
+        return finish(work, teacher, made, folder, wandb)
     if process_rank() == 0:
         write_atomic(folder / "config.yaml", config)
     with clock.stage("student", found=find(folder / "student", compressed.recipe)):
@@ -100,15 +102,8 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     if not job.reaches("evaluate") or process_rank() > 0:
         return Outcome(float(read_facts(student)["metrics"][job.task.main_metric]), folder)
 
-    record = evaluate_student(work, teacher, student, compressed, clock)
-    write_record(folder / RECORD_FILE, record)
+    record = write_record(folder / RECORD_FILE, evaluate_student(work, teacher, student, compressed, clock))
     return finish(work, teacher, record, folder, wandb)
-
-
-def recorded(job: Job, folder: Path, compressed: Compressed) -> bool:
-    """Whether the run has its record, and the student that is still to predict."""
-    there = (folder / RECORD_FILE).exists() and job.reaches("evaluate")
-    return there and (not job.reaches("predict") or find(folder / "student", compressed.recipe))
 
 
 def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> Outcome:
