@@ -24,7 +24,7 @@ from lobert.loggers import WandbSettings
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
-STAGES = ("plan", "teacher", "knowledge", "student", "evaluate", "predict")
+STAGES = ("plan", "anatomy", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {
     "stage": STAGES,
     "knowledge": ("disk", "live"),
@@ -38,11 +38,19 @@ CHOICES = {
 WHOLE_NUMBERS = {  # and their least value
     "eval_batch_size": 1,
     "latency_batch_size": 0,
+    "anatomy_examples": 1,
     "seed": 0,
     "student.layers": 1,
     "decomp.calibration_examples": 1,
 }
-ELSEWHERE = ("output_dir", "stage", "resume", "logger", "latency_batch_size")  # settings that change no number
+ELSEWHERE = (
+    "output_dir",
+    "stage",
+    "resume",
+    "logger",
+    "latency_batch_size",
+    "anatomy_examples",
+)  # settings that change no number
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Job:
     wandb: WandbSettings | None
     eval_batch_size: int
     latency_batch_size: int  # 0: latency is not measured
+    anatomy_examples: int | None  # of the dev splits, for stage=anatomy; None: all
     stage: str
     seed: int
     resume: bool
@@ -153,6 +162,7 @@ def read_job(cfg: DictConfig) -> Job:
         wandb=WandbSettings(**wandb) if wandb else None,
         eval_batch_size=settings["eval_batch_size"],
         latency_batch_size=settings["latency_batch_size"],
+        anatomy_examples=settings["anatomy_examples"],
         stage=settings["stage"],
         seed=settings["seed"],
         resume=settings["resume"],

@@ -27,6 +27,7 @@ from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
 from lobert.roles import depth_of, encoder_layers
+from lobert.stages.anatomy import check_anatomy, make_anatomy, tell_anatomy
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
@@ -59,6 +60,7 @@ def run(cfg: DictConfig) -> float | None:
     hush_libraries()
     job, clock = read_job(cfg), Clock()
     check_test(job)
+    check_anatomy(job)
     with clock.stage("data"):
         work = prepare(job)
     with curves(job) as wandb:
@@ -76,6 +78,9 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
+    if job.stage == "anatomy":
+        show_anatomy(work, teacher)
+        return None
     if not job.reaches("knowledge"):
         return float(facts["metrics"][job.task.main_metric])
 
@@ -101,6 +106,13 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     record = evaluate_student(work, teacher, student, compressed, clock)
     write_record(folder / RECORD_FILE, record)
     return finish(work, teacher, record, folder, wandb)
+
+
+def show_anatomy(work: Workspace, teacher: Path) -> None:
+    """Measure what each group of the plan does to the teacher, and tell it."""
+    path = make_anatomy(work, teacher)
+    if process_rank() == 0:
+        tell_anatomy(path)
 
 
 def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> float | None:

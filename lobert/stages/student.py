@@ -153,11 +153,7 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
     job = work.job
     statistics = make_statistics(work, start, model)
-    if job.sizing.allocate == "greedy" and plans:
-        asked, counted = asked_budget(job, model), job.sizing.budget
-        progress = bar("weighing sizes")
-        plans, allocation = spend_budget(model, plans, asked, job.objective, statistics, progress, counted)
-        log.info("allocation: %s", allocation.story(UNITS[counted]))
+    plans = allotted(job, model, plans, statistics)
     teacher_logits = listen(work, model) if job.refit_head else []
     report = factorize(work, model, plans, statistics)
     if job.refit_head:
@@ -165,6 +161,19 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
         examples = some_examples(work.data, "train", job.calibration_examples)
         refit_head(model, zip(examples, teacher_logits, strict=True))
     return report
+
+
+def allotted(
+    job: Job, model: PreTrainedModel, plans: list[GroupPlan], statistics: Statistics | None
+) -> list[GroupPlan]:
+    """The plan with the ranks that the job's budget buys, where it is to be spent greedily."""
+    if job.sizing.allocate != "greedy" or not plans:
+        return plans
+    asked, counted = asked_budget(job, model), job.sizing.budget
+    progress = bar("weighing sizes")
+    plans, allocation = spend_budget(model, plans, asked, job.objective, statistics, progress, counted)
+    log.info("allocation: %s", allocation.story(UNITS[counted]))
+    return plans
 
 
 def factorize(
