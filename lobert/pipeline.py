@@ -22,7 +22,6 @@ from lobert.encoder import model_key
 from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
 from lobert.job import Job, read_job
 from lobert.latency import measure_latency
-from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
 from lobert.results.table import print_summary
@@ -35,6 +34,8 @@ from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
 from lobert.stages.teacher import folder_of, found_teacher, make_teacher, teacher_recipe, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
+from lobert.tracking.identity import job_identity
+from lobert.tracking.run import TEACHER, WandbRun, tracked
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +76,14 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         return None
     found = found_teacher(work)
     with clock.stage("teacher", found=found is not None):
-        teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
+        teacher = found or make_teacher(work, [wandb.logger(TEACHER)] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
     if job.stage == "anatomy":
-        show_anatomy(work, teacher)
+        show_anatomy(work, teacher, wandb)
         return None
     if not job.reaches("knowledge"):
-        return float(facts["metrics"][job.task.main_metric])
+        return told(float(facts["metrics"][job.task.main_metric]), wandb)
 
     if job.distils and job.knowledge == "disk":
         with clock.stage("knowledge", found=knowledge_folder(work, teacher).exists()):
@@ -101,18 +102,28 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         student = make_student(work, teacher, compressed, [wandb.logger()] if wandb else [])
     log.info("student: %s in %s", scores(read_facts(student)["metrics"]), student)
     if not job.reaches("evaluate") or process_rank() > 0:
-        return float(read_facts(student)["metrics"][job.task.main_metric])
+        return told(float(read_facts(student)["metrics"][job.task.main_metric]), wandb)
 
     record = evaluate_student(work, teacher, student, compressed, clock)
     write_record(folder / RECORD_FILE, record)
     return finish(work, teacher, record, folder, wandb)
 
 
-def show_anatomy(work: Workspace, teacher: Path) -> None:
+def show_anatomy(work: Workspace, teacher: Path, wandb: WandbRun | None) -> None:
     """Measure what each group of the plan does to the teacher, and tell it."""
     path = make_anatomy(work, teacher)
-    if process_rank() == 0:
-        tell_anatomy(path)
+    if process_rank() > 0:
+        return
+    anatomy = tell_anatomy(path)
+    if wandb:
+        wandb.tell_anatomy(anatomy)
+
+
+def told(score: float, wandb: WandbRun | None) -> float:
+    """The score, of which W&B is told."""
+    if wandb:
+        wandb.tell_score(score)
+    return score
 
 
 def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
@@ -239,20 +250,16 @@ def tell(record: Record, folder: Path, wandb: WandbRun | None) -> float | None:
     """Print the run's summary, give it to W&B, and return the score."""
     print_summary(record, folder / RECORD_FILE, Console())
     if wandb:
-        wandb.summary.update(asdict(record))
+        wandb.tell_record(record)
     return record.score
 
 
 @contextmanager
 def curves(job: Job) -> Iterator[WandbRun | None]:
-    """The job's W&B run, if it asks for one: always finished, as failed where the job failed."""
-    if job.wandb is None or process_rank() > 0:
+    """The job's W&B run, if it asks for one and makes anything."""
+    if job.wandb is None or job.stage == "plan" or process_rank() > 0:
         yield None
         return
-    run = WandbRun(job.wandb, job.name, job.runs.parent, job.settings, list(job.task.metrics))
-    try:
+    config = {**job.settings, "compression": job.decomp}
+    with tracked(job.wandb, job_identity(job), job.runs.parent, config) as run:
         yield run
-    except BaseException:
-        run.finish(failed=True)
-        raise
-    run.finish(failed=False)
