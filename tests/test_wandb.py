@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,21 @@ import hydra
 import pytest
 import yaml
 from cases import CONF, ROOT, one_sentence
+from hydra.core.singleton import Singleton
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 from test_configs import job
 from test_pipeline import SMALL, run_here, the_record
 from wandbfile import Logged, runs_in
 
+from lobert import cli
 from lobert import dashboard as command
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner
 from lobert.job import read_job
+from lobert.layers import FactorGroup
 from lobert.loggers import WandbSettings
+from lobert.pipeline import run
 from lobert.results.record import Record
 from lobert.tracking import identity
 from lobert.tracking.dashboard import PALETTE, colours, dashboard, save, specification
@@ -96,10 +99,10 @@ def test_the_groups_are_a_table(outputs: Path, student: Logged) -> None:
 
 
 def test_the_summary_has_the_best_and_not_the_last(tmp_path: Path, student: Logged) -> None:
-    with tracked(SETTINGS, Identity("best", "student"), tmp_path, {}) as run:
+    with tracked(SETTINGS, Identity("best", "student"), tmp_path, {}) as opened:
         for prefix, shift in (("", 0.0), ("teacher", 0.05)):
             for step, score in enumerate([0.5, 0.9, 0.7]):
-                run.logger(prefix).log_metrics({"val/accuracy": score + shift, "val/f1": 1 - score}, step)
+                opened.logger(prefix).log_metrics({"val/accuracy": score + shift, "val/f1": 1 - score}, step)
     (logged,) = runs_in(tmp_path)
     assert logged.summary["val/accuracy"] == {"max": 0.9}
     assert logged.summary["val/f1"] == {"max": 0.5}
@@ -171,6 +174,12 @@ def test_without_the_library_the_way_out_is_named(tmp_path: Path, monkeypatch: p
 # ---- identities ----
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def application(cfg: DictConfig) -> float | None:
+    """As in train.py."""
+    return cli.job(run, cfg)
+
+
 @pytest.mark.parametrize(
     ("stage", "name", "kind", "tags"),
     [("teacher", "RTE_minilm_teacher", "teacher", ("RTE", "minilm")),
@@ -209,27 +218,32 @@ def test_long_names_and_tags_are_cut_and_tags_are_once() -> None:
     assert (len(one.name), one.tags) == (128, ("t" * 64, "a"))
 
 
-def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
-    """One process runs them all."""
-    settings = [
-        *SMALL,
-        *OFFLINE,
-        "teacher.epochs=1",
-        "student.epochs=0",
-        "decomp=svd",
-        "decomp.keep=0.5,0.25",
-        "latency_batch_size=0",
-    ]
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "-m", *settings, f"output_dir={tmp_path}"],
-        env=os.environ | {identity.SWEEP_VARIABLE: "curve"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    runs = runs_in(tmp_path)
-    assert sorted(run.name for run in runs) == [f"demo_tiny_svd@{keep}_untrained_seed0" for keep in ("0.25", "0.5")]
-    assert {(run.group, run.job_type, run.exit_code) for run in runs} == {("curve", "student", 0)}
-    assert all(run.summary["score"] is not None for run in runs)
+def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, this one, runs them all; the one in the middle fails."""
+    settings = [*SMALL, *OFFLINE, "teacher.epochs=1", "student.epochs=0", "latency_batch_size=0", "decomp=svd"]
+    sizes = "decomp.keep=0.5,0.4,0.25"
+    original = FactorGroup.set_factors
+
+    def failing(self: FactorGroup, factors: Any) -> None:
+        if self.rank == (6,):
+            raise LobertError("rank 6 is unlucky")
+        original(self, factors)
+
+    monkeypatch.setattr(FactorGroup, "set_factors", failing)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", *settings, sizes, f"output_dir={tmp_path}"])
+    monkeypatch.setenv(identity.SWEEP_VARIABLE, "curve")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # guard sets it: so it is put back
+    state = Singleton.get_state()
+    try:
+        assert cli.guard(application, CONF) == cli.USER_ERROR
+    finally:
+        Singleton.set_state(state)
+    runs = {run.name: run for run in runs_in(tmp_path)}
+    assert {name: run.exit_code for name, run in runs.items()} == {
+        f"demo_tiny_svd@{keep}_untrained_seed0": code for keep, code in (("0.5", 0), ("0.4", 1), ("0.25", 0))
+    }
+    assert {(run.group, run.job_type) for run in runs.values()} == {("curve", "student")}
+    assert ["score" in run.summary for run in runs.values() if not run.exit_code] == [True, True]
 
 
 # ---- a sweep ----
