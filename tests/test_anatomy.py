@@ -234,6 +234,7 @@ SAMPLE = Anatomy(
     cells=[
         Cell(1, "query", "query_1", 0.5, 0.25, 0.625, 0.9, 0.02),
         Cell(0, "value", "value_0", 0.5, 0.25, 0.8, 0.9, 0.02),
+        Cell(0, "query", "query_0", 0.5, 0.25, 0.7500001, 0.9, 0.02),
         Cell(None, "word_embeddings", "word_embeddings", 0.5, None, None, None, 0.1),
     ],
 )  # fmt: skip
@@ -265,6 +266,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
 def test_the_table_shows_points_lost_by_layer_and_role() -> None:
     lines = [line.split() for line in drops_table(SAMPLE).splitlines()]
     assert lines[1] == ["layer", "query", "value", "word", "embeddings"]
-    assert lines[3:] == [["–"], ["0", "-5.0"], ["1", "12.5"]]
+    assert lines[3:] == [["–"], ["0", "0.0", "-5.0"], ["1", "12.5"]]
     assert drop(SAMPLE, SAMPLE.cells[0]) == 12.5
     assert drop(SAMPLE, dataclasses.replace(SAMPLE.cells[0], score=None)) is None

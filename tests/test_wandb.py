@@ -344,6 +344,19 @@ def test_the_lines_of_a_sweep_are_asked_for_as_wandb_itself_does(outputs: Path, 
     assert asked == [1, 1]
 
 
+def test_the_library_reads_the_dashboard_back() -> None:
+    """As it would from the server."""
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.workspaces.internal import View
+
+    made = dashboard("me", "lobert")
+    read = ws.Workspace._from_model(View.model_validate_json(made._to_model().model_dump_json(by_alias=True)))
+    assert [(s.name, [type(p).__name__ for p in s.panels]) for s in read.sections] == [
+        (s.name, [type(p).__name__ for p in s.panels]) for s in made.sections
+    ]
+    assert read.runset_settings.pinned_columns == made.runset_settings.pinned_columns
+
+
 def test_a_task_and_its_colours() -> None:
     spec = specification(dashboard("me", "lobert", "RTE", {"one": "svd", "two": "tucker_4d", "three": "svd"}))
     section = spec["spec"]["section"]

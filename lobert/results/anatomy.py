@@ -86,6 +86,11 @@ def drop(anatomy: Anatomy, cell: Cell) -> float | None:
     return None if cell.score is None else 100 * (anatomy.teacher_score - cell.score)
 
 
+def in_tenths(points: float) -> str:
+    """Points as they are shown, without a sign before a zero."""
+    return f"{round(points, 1) + 0.0:.1f}"
+
+
 def drops_table(anatomy: Anatomy) -> str:
     """The drops as text: a row for each layer, first what is outside them, and a column for each role."""
     roles = list(dict.fromkeys(cell.role for cell in anatomy.cells))
@@ -103,15 +108,16 @@ def drops_table(anatomy: Anatomy) -> str:
 def shown(anatomy: Anatomy, cell: Cell | None) -> str:
     """A drop in the table; nothing where there is no such weight."""
     points = None if cell is None else drop(anatomy, cell)
-    return "" if points is None else f"{points:.1f}"
+    return "" if points is None else in_tenths(points)
 
 
 def caption(anatomy: Anatomy) -> str:
     """What the table is of."""
     kept = "" if anatomy.keep is None else f", keep {anatomy.keep:g}"
-    groups = len({cell.group for cell in anatomy.cells})
+    count = len({cell.group for cell in anatomy.cells})
+    groups = "the one group" if count == 1 else f"one of the {count} groups"
     return (
         f"{anatomy.task} · {anatomy.encoder} · {anatomy.decomp}{kept}, {anatomy.objective} norm: points of "
-        f"{anatomy.metric} lost where one of {groups} groups is compressed and all else is the teacher, which has "
+        f"{anatomy.metric} lost where {groups} is compressed and all else is the teacher, which has "
         f"{100 * anatomy.teacher_score:.1f}, on {anatomy.examples} of {anatomy.dev_examples} dev examples"
     )

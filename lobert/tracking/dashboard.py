@@ -127,6 +127,11 @@ def save(entity: str, project: str, task: str | None = None) -> str:
         found = {run.id: str(run.config["compression"]) for run in runs if "compression" in run.config}
         return str(dashboard(entity, project, task, found).save().url)
     except wandb.errors.UsageError as error:
-        raise LobertError(f"W&B knows no account here: {first_line(error)}; --print needs none") from None
+        raise LobertError(
+            f"W&B knows no account here ({first_line(error)}): type wandb login; --print needs none"
+        ) from None
     except (wandb.errors.Error, ValueError, OSError) as error:
-        raise LobertError(f"W&B cannot be asked for {entity}/{project}: {first_line(error)}") from None
+        raise LobertError(
+            f"W&B cannot be asked for {entity}/{project} ({first_line(error)}): check name and network; --print "
+            "needs neither"
+        ) from None

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lobert.results.anatomy import Anatomy, drop
+from lobert.results.anatomy import Anatomy, drop, in_tenths
 
 
 def damage_figure(anatomy: Anatomy) -> Figure:
@@ -21,12 +21,11 @@ def damage_figure(anatomy: Anatomy) -> Figure:
     axes.set_xticks(range(len(roles)), [role.replace("_", "\n") for role in roles])
     axes.set_yticks(range(len(layers)), ["outside" if layer is None else str(layer) for layer in layers])
     axes.set_ylabel("layer")
-    axes.set_title(
-        f"{anatomy.task}, {anatomy.decomp}: points of {anatomy.metric} lost\none group compressed", fontsize=9
-    )
+    what = f"{anatomy.task}, {anatomy.decomp}: points of {anatomy.metric} lost"
+    axes.set_title(f"{what}\nwhere one group is compressed and all else is the teacher", fontsize=9)
     for (row, column), points in np.ndenumerate(drops):
         if not np.isnan(points):
             dark = abs(points) > 0.6 * reach
-            axes.text(column, row, f"{points:.1f}", ha="center", va="center", color="white" if dark else "black")
+            axes.text(column, row, in_tenths(points), ha="center", va="center", color="white" if dark else "black")
     figure.colorbar(image, label="points")
     return figure
