@@ -71,6 +71,13 @@ class Block:
         """Its part of a weight `[out, in]`, as a view; LobertError where the weight cannot be cut so."""
         return matrix[self.rows(matrix.shape[0]), self.columns(matrix.shape[1])]
 
+    def holds(self, other: "Block") -> bool:
+        """Whether `other` is this block or a part of it."""
+        if self.path != other.path or (not self.is_whole and self.axis != other.axis):
+            return False
+        parts, rest = divmod(other.count, self.count)
+        return not rest and other.number // parts == self.number
+
     def cut(self, axis: Axis, count: int) -> list["Block"]:
         """Its `count` equal parts; LobertError where it is cut along the other axis already."""
         if count == 1:

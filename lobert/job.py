@@ -25,7 +25,7 @@ from lobert.results.record import Number, Record
 from lobert.student import Distillation
 from lobert.trainer import Machine
 
-STAGES = ("plan", "teacher", "knowledge", "student", "evaluate", "predict")
+STAGES = ("plan", "anatomy", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {
     "stage": STAGES,
     "knowledge": ("disk", "live"),
@@ -39,6 +39,7 @@ CHOICES = {
 WHOLE_NUMBERS = {  # and their least value
     "eval_batch_size": 1,
     "latency_batch_size": 0,
+    "anatomy_examples": 1,
     "seed": 0,
     "student.layers": 1,
     "decomp.calibration_examples": 1,
@@ -52,6 +53,7 @@ ELSEWHERE = (
     "latency_batch_size",
     "jobs_at_once",
     "optimize",
+    "anatomy_examples",
 )  # settings that change no number
 
 
@@ -82,6 +84,7 @@ class Job:
     eval_batch_size: int
     latency_batch_size: int  # 0: latency is not measured
     optimize: tuple[str, ...]
+    anatomy_examples: int | None  # of the dev splits, for stage=anatomy; None: all
     stage: str
     seed: int
     resume: bool
@@ -165,6 +168,7 @@ def read_job(cfg: DictConfig) -> Job:
         eval_batch_size=settings["eval_batch_size"],
         latency_batch_size=settings["latency_batch_size"],
         optimize=read_optimized(settings["optimize"]),
+        anatomy_examples=settings["anatomy_examples"],
         stage=settings["stage"],
         seed=settings["seed"],
         resume=settings["resume"],

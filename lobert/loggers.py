@@ -1,14 +1,14 @@
-"""Curves: a CSV file always, W&B where it is asked for."""
+"""Curves: a CSV file always; and how W&B is asked for, which `lobert.tracking` answers."""
 
 import csv
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lobert.artefacts import write_atomic
@@ -78,9 +78,10 @@ def read_curves(path: Path) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """How to log to Weights & Biases; `group` gathers the jobs of a sweep."""
+    """How to log to Weights & Biases. `group` gathers runs: by default those of a sweep, by its name."""
 
     project: str
+    entity: str | None = None  # the user or team; None: the account's own
     mode: str = "online"
     group: str | None = None
     tags: tuple[str, ...] = ()
@@ -89,41 +90,3 @@ class WandbSettings:
         object.__setattr__(self, "tags", tuple(self.tags))
         if self.mode not in WANDB_MODES:
             raise LobertError(f"logger.wandb.mode={self.mode} is not known: {suggest(self.mode, WANDB_MODES)}")
-
-
-class WandbRun:
-    """The one W&B run of a job: curves of teacher and student, the record as its summary. Only process zero has it."""
-
-    def __init__(
-        self, settings: WandbSettings, name: str, folder: Path, config: Mapping[str, Any], metrics: list[str]
-    ) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise LobertError(
-                "logger=wandb needs the package wandb: type pip install 'lobert[wandb]', or logger=csv"
-            ) from None
-        folder.mkdir(parents=True, exist_ok=True)
-        self.summary: dict[str, Any] = {}
-        self.run = wandb.init(
-            project=settings.project,
-            name=name,
-            group=settings.group,
-            tags=settings.tags,
-            mode=settings.mode,  # type: ignore[arg-type]
-            dir=folder,
-            config=dict(config),
-            job_type="train",
-            reinit="finish_previous",
-        )
-        for metric in metrics:
-            self.run.define_metric(f"val/{metric}", summary="max")
-
-    def logger(self, prefix: str = "") -> WandbLogger:
-        """A Lightning logger that writes into this run."""
-        return WandbLogger(experiment=self.run, prefix=prefix)
-
-    def finish(self, failed: bool) -> None:
-        """Write the summary and close the run."""
-        self.run.summary.update(self.summary)
-        self.run.finish(exit_code=int(failed))

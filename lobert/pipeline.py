@@ -23,12 +23,12 @@ from lobert.job import Job, read_job
 from lobert.latency import measure_latency
 from lobert.launch.ledger import Outcome, Values
 from lobert.launch.sweep import in_sweep, task_overrides
-from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, kept_record, ratio, write_record
 from lobert.results.summary import print_summary
 from lobert.results.surroundings import environment
 from lobert.roles import depth_of, encoder_layers
+from lobert.stages.anatomy import check_anatomy, make_anatomy, tell_anatomy
 from lobert.stages.knowledge import knowledge_folder, knowledge_recipe, make_knowledge
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.plan import show_plan
@@ -36,6 +36,8 @@ from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
 from lobert.stages.teacher import folder_of, found_teacher, make_teacher, teacher_recipe, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
+from lobert.tracking.identity import job_identity
+from lobert.tracking.run import TEACHER, WandbRun, tracked
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ def run(cfg: DictConfig) -> Outcome:
     hush_libraries()
     job, clock = read_job(cfg), Clock()
     check_test(job)
+    check_anatomy(job)
     with clock.stage("data"):
         work = prepare(job)
     with curves(job) as wandb:
@@ -75,11 +78,13 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         return Outcome(None, None)
     found = found_teacher(work)
     with clock.stage("teacher", found=found is not None):
-        teacher = found or make_teacher(work, [wandb.logger("teacher")] if wandb else [])
+        teacher = found or make_teacher(work, [wandb.logger(TEACHER)] if wandb else [])
     facts = read_facts(teacher)
     log.info("teacher: %s in %s", scores(facts["metrics"]), teacher)
+    if job.stage == "anatomy":
+        return Outcome(None, show_anatomy(work, teacher, wandb))
     if not job.reaches("knowledge"):
-        return Outcome(float(facts["metrics"][job.task.main_metric]), teacher)
+        return Outcome(told(float(facts["metrics"][job.task.main_metric]), wandb), teacher)
 
     knowledge = None
     if job.distils and job.knowledge == "disk":
@@ -100,10 +105,27 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
         student = make_student(work, teacher, compressed, [wandb.logger()] if wandb else [])
     log.info("student: %s in %s", scores(read_facts(student)["metrics"]), student)
     if not job.reaches("evaluate") or process_rank() > 0:
-        return Outcome(float(read_facts(student)["metrics"][job.task.main_metric]), folder)
+        return Outcome(told(float(read_facts(student)["metrics"][job.task.main_metric]), wandb), folder)
 
     record = write_record(folder / RECORD_FILE, evaluate_student(work, teacher, student, compressed, clock))
     return finish(work, teacher, record, folder, wandb)
+
+
+def show_anatomy(work: Workspace, teacher: Path, wandb: WandbRun | None) -> Path:
+    """Measure what each group of the plan does to the teacher, and tell it; returns the folder it is in."""
+    path = make_anatomy(work, teacher)
+    if process_rank() == 0:
+        anatomy = tell_anatomy(path)
+        if wandb:
+            wandb.tell_anatomy(anatomy)
+    return path.parent
+
+
+def told(score: float, wandb: WandbRun | None) -> float:
+    """The score, of which W&B is told."""
+    if wandb:
+        wandb.tell_score(score)
+    return score
 
 
 def finish(work: Workspace, teacher: Path, record: Record, folder: Path, wandb: WandbRun | None) -> Outcome:
@@ -239,19 +261,15 @@ def tell(record: Record, folder: Path, wandb: WandbRun | None) -> None:
     else:
         print_summary(record, folder / RECORD_FILE, Console())
     if wandb:
-        wandb.summary.update(asdict(record))
+        wandb.tell_record(record)
 
 
 @contextmanager
 def curves(job: Job) -> Iterator[WandbRun | None]:
-    """The job's W&B run, if it asks for one: always finished, as failed where the job failed."""
-    if job.wandb is None or process_rank() > 0:
+    """The job's W&B run, if it asks for one and makes anything."""
+    if job.wandb is None or job.stage == "plan" or process_rank() > 0:
         yield None
         return
-    run = WandbRun(job.wandb, job.name, job.runs.parent, job.settings, list(job.task.metrics))
-    try:
+    config = {**job.settings, "compression": job.decomp}
+    with tracked(job.wandb, job_identity(job), job.runs.parent, config) as run:
         yield run
-    except BaseException:
-        run.finish(failed=True)
-        raise
-    run.finish(failed=False)

@@ -109,6 +109,14 @@ def find_weights(model: PreTrainedModel, roles: list[str]) -> dict[Place, str]:
     return places
 
 
+def places_of_weights(model: PreTrainedModel) -> dict[Block, Place]:
+    """Role and layer of every weight that has a role, by its address; one outside the layers need not be there."""
+    known = architecture_of(model)
+    addresses: dict[Place, str] = {(role, None): path for role, path in known.outside(base_prefix(model)).items()}
+    addresses |= find_weights(model, list(known.roles))
+    return {Block.parse(address): place for place, address in addresses.items()}
+
+
 def encoder_linears(model: PreTrainedModel) -> list[str]:
     """Paths of all linears that have a role, each once, as far as this model has them: a pooler may be missing."""
     known = architecture_of(model)

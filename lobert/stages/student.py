@@ -154,11 +154,7 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
     job = work.job
     statistics = make_statistics(work, start, model)
-    if job.sizing.allocate == "greedy" and plans:
-        asked, counted = asked_budget(job, model), job.sizing.budget
-        offers = make_offers(work, model, plans, start, statistics)
-        plans, allocation = spend_budget(plans, offers, asked)
-        log.info("allocation: %s", allocation.story(UNITS[counted]))
+    plans = allotted(work, model, plans, start, statistics)
     teacher_logits = listen(work, model) if job.refit_head else []
     report = factorize(work, model, plans, statistics)
     if job.refit_head:
@@ -166,6 +162,19 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
         examples = some_examples(work.data, "train", job.calibration_examples)
         refit_head(model, zip(examples, teacher_logits, strict=True))
     return report
+
+
+def allotted(
+    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe, statistics: Statistics | None
+) -> list[GroupPlan]:
+    """The plan with the ranks that the job's budget buys, where it is to be spent greedily."""
+    job = work.job
+    if job.sizing.allocate != "greedy" or not plans:
+        return plans
+    offers = make_offers(work, model, plans, start, statistics)
+    plans, allocation = spend_budget(plans, offers, asked_budget(job, model))
+    log.info("allocation: %s", allocation.story(UNITS[job.sizing.budget]))
+    return plans
 
 
 def factorize(
