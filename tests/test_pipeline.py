@@ -348,16 +348,6 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, override: str, sentence: st
     assert not (tmp_path / "artefacts" / "teacher").exists()  # it was said before anything was trained
 
 
-def test_wandb_offline_writes_one_run(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
-    run_here(tmp_path, "logger=wandb", "logger.wandb.mode=offline")
-    (log,) = tmp_path.rglob("run-*.wandb")
-    content = log.read_bytes()
-    for word in (b"train/patience", b"teacher-train/loss", b"val/accuracy", b"zero_shot_score"):
-        assert word in content
-    assert the_record(tmp_path).score is not None
-
-
 def test_knowledge_says_its_size_first(tmp_path: Path) -> None:
     result = run_train(tmp_path, "stage=knowledge")
     assert result.returncode == 0

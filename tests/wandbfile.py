@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 HEADER, BLOCK = 7, 32 * 1024
 WHOLE, LAST = 1, 4  # kinds of a piece that end a record
+PATIENCE = 60  # seconds
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Logged:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    started: float = 0.0
     folder: Path = Path()
 
     def values(self, key: str) -> list[Any]:
@@ -40,8 +43,8 @@ class Logged:
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """The bytes of each record; asserts their checksums."""
-    assert data[:4] == b":W&B"
+    """The bytes of each record that is there in whole; asserts their checksums."""
+    assert data[:4] == b":W&B"[: len(data)]
     place, record = HEADER, b""
     while place + HEADER <= len(data):
         left = BLOCK - place % BLOCK
@@ -50,6 +53,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
             continue
         checksum, length, kind = struct.unpack_from("<IHB", data, place)
         body = data[place + HEADER : place + HEADER + length]
+        if len(body) < length:
+            return  # the rest is still to be written
         assert zlib.crc32(bytes([kind]) + body) == checksum
         place, record = place + HEADER + length, record + body
         if kind in (WHOLE, LAST):
@@ -80,6 +85,7 @@ def read_run(path: Path) -> Logged:
                     record.run.job_type,
                 )
                 run.tags = list(record.run.tags)
+                run.started = record.run.start_time.seconds + 1e-9 * record.run.start_time.nanos
                 for item in record.run.config.update:
                     put(run.config, item)
             case "config":
@@ -98,7 +104,18 @@ def read_run(path: Path) -> Logged:
     return run
 
 
+def finished(path: Path) -> Logged:
+    """The run in a file, when its last record is there: W&B's own process writes it, after `finish` has returned.
+
+    As it is where that does not come for a minute, without an exit code.
+    """
+    end = time.monotonic() + PATIENCE
+    while (run := read_run(path)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return run
+
+
 def runs_in(folder: Path) -> list[Logged]:
     """Every run below a folder, in the order they were started."""
-    files = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.parent.stat().st_ctime)
-    return [read_run(path) for path in files]
+    runs = [finished(path) for path in folder.rglob("run-*.wandb")]
+    return sorted(runs, key=lambda run: run.started)
