@@ -148,4 +148,5 @@ def _kept(group: RunGroup, repeat: Record) -> Record:
 
 
 def _of(tasks: Sequence[str]) -> str:
-    return f" of {', '.join(f'{task} ({runs})' for task, runs in Counter(tasks).items())}"
+    counted = (f"{task} ({runs} run{'s' if runs > 1 else ''})" for task, runs in Counter(tasks).items())
+    return f" of {', '.join(counted)}"
