@@ -56,8 +56,8 @@ STAGES = [  # newest first: what is on disk when the kill falls, and what it the
     ("teacher: starting", "artefacts/teacher/*.partial"),
     ("data: done", "artefacts/tokens/*[!l]"),
     ("data", "artefacts/*"),
-    ("before anything", "."),
 ]
+FIRST = "before anything"
 
 
 @dataclass
@@ -148,7 +148,7 @@ def code_of(child: int) -> int:
 
 def stage_of(output: Path) -> str:
     """In which stage a run was, by what it has left on disk."""
-    return next((name for name, pattern in STAGES if any(output.glob(pattern))), "before anything")
+    return next((name for name, pattern in STAGES if any(output.glob(pattern))), FIRST)
 
 
 def trial(start: Start, output: Path, moments: Callable[[], float], signum: int, tally: Tally, most: int) -> None:
@@ -214,7 +214,7 @@ def campaign(start: Start, folder: Path, kills: int, signum: int, seed: int) -> 
 
 def show(tally: Tally, how: str, seconds: float) -> None:
     """The tally, by stage."""
-    for name in [name for name, _ in reversed(STAGES)]:
+    for name in [FIRST, *(name for name, _ in reversed(STAGES))]:
         if tally.stages[name]:
             print(f"{name:24}{tally.stages[name]:>5}")
     same = "all" if not tally.wrong else "not all"

@@ -1,9 +1,12 @@
 """Files that are written whole or not at all, locks, and what is damaged put aside."""
 
 import errno
+import glob
+import hashlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +17,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from lobert.errors import LobertError, sentence_of
 
 log = logging.getLogger(__name__)
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 PARTIAL = ".partial"  # how the names of unfinished files and folders end
 NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)  # where a folder cannot be synchronized
 
@@ -25,7 +29,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Not even after a power cut. Where the block raises, the old content stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    remove_orphans(path)
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -37,6 +42,25 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_orphans(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left of their attempts to write `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{HOST}.*{PARTIAL}"):
+        process = left.name.split(".")[-3]
+        if process.isdigit() and not alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_atomic(path: Path, text: str) -> None:

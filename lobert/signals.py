@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+LOADERS_WAIT = 60  # seconds
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,15 +45,26 @@ def kept_handlers() -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
+def outlast(worker: int = 0) -> None:
+    """In a process that loads data: let signals that all of a job gets wait for the main process, though not for ever.
+
+    Without its loaders, training could not reach the end of the step. It ends them when it stops.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LOADERS_WAIT))
+
+
 @dataclass
 class StopRequest:
     """A signal that has come and waits to be honoured; `signum` is 0 before. A second Ctrl-C raises at once."""
 
     signum: int = 0
     quiet: bool = False
+    process: int = 0
 
     def listen(self) -> None:
-        """Take the signals from now on; see `kept_handlers`."""
+        """Take the signals from now on; see `kept_handlers`. What a forked child hears is not for this process."""
+        self.process = os.getpid()
         for signum in STOPPING:
             if _may_handle(signum):
                 signal.signal(signum, self)
@@ -63,6 +75,8 @@ class StopRequest:
             raise interruption(self.signum)
 
     def __call__(self, signum: int, frame: FrameType | None) -> Any:
+        if os.getpid() != self.process:
+            return
         if self.signum and signum == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.signum and not self.quiet:

@@ -29,6 +29,7 @@ from lobert.artefacts import (
     wait_for,
     write_atomic,
 )
+from lobert.disk import HOST, PARTIAL
 from lobert.errors import LobertError, sentence_of
 from lobert.manifest import write_manifest
 
@@ -406,6 +407,19 @@ def test_a_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
         write_atomic(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert names(path.parent) == ["facts.json"]
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    dead = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
+    dead.start()
+    dead.join()
+    for process in (dead.pid, os.getppid()):
+        (tmp_path / f".facts.json.{HOST}.{process}.0123abcd{PARTIAL}").write_text("half")
+    (tmp_path / f".facts.json.0f0f0f0f.{dead.pid}.0123abcd{PARTIAL}").write_text("another machine's")
+    write_atomic(path, "whole")
+    left = {tuple(name.split(".")[3:5]) for name in names(tmp_path) if name.endswith(PARTIAL)}
+    assert left == {("0f0f0f0f", str(dead.pid)), (HOST, str(os.getppid()))}
 
 
 def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

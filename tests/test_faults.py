@@ -77,6 +77,7 @@ def started(output: Path, *overrides: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *settings, *overrides],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=output.parent,
+        start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not any(output.rglob("metrics.csv")):
@@ -87,11 +88,13 @@ def started(output: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def test_sigterm_ends_a_sweep_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = started(tmp_path / "out", "-m", "teacher.seed=0,1")
-    process.send_signal(signal.SIGTERM)
+    """Also where the processes that load data hear it, as all of a job do."""
+    process = started(tmp_path / "out", "-m", "teacher.seed=0,1", "trainer.num_workers=2")
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "stopping after this step: saving" in said
+    assert said.count("stopping after this step: saving") == 1
     assert "interrupted: run the same command again to continue" in said
     assert "Traceback" not in said
     (partial,) = tmp_path.glob("out/artefacts/teacher/*.partial")

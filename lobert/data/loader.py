@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lobert.data.tokens import TokenizedSplit
 from lobert.errors import LobertError
+from lobert.signals import outlast
 
 CHUNK_BATCHES = 50  # batches among which rows are sorted by length: little padding, still well mixed
 
@@ -156,6 +157,7 @@ class ResumableLoader:
             batch_sampler=list(self.batch_sampler)[start:],
             collate_fn=partial(collate, pad_token_id=self.pad_token_id),
             num_workers=self.num_workers,
+            worker_init_fn=outlast,
             generator=torch.Generator(),  # else each pass would draw from the global random state
         )
 
