@@ -11,10 +11,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lobert.artefacts import write_atomic
+from lobert.curves import COLUMNS, CURVES_FILE, read_curves
 from lobert.errors import LobertError, suggest
 
-CURVES_FILE = "metrics.csv"
-COLUMNS = ("step", "epoch", "name", "value")
 WANDB_MODES = ("online", "offline", "disabled")
 
 
@@ -57,12 +56,6 @@ class CurveFile(Logger):
         writer.writerow(COLUMNS)
         writer.writerows([row[column] for column in COLUMNS] for row in rows if int(row["step"]) < step)
         write_atomic(self.path, text.getvalue())
-
-
-def read_curves(path: Path) -> list[dict[str, str]]:
-    """The rows of a curve file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
