@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lobert.results.record import environment
+from lobert.results.surroundings import environment
 
 Result = TypeVar("Result")
 

@@ -24,7 +24,8 @@ from lobert.job import Job, read_job
 from lobert.latency import measure_latency
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
-from lobert.results.record import RECORD_FILE, Latency, Record, environment, ratio, read_record, write_record
+from lobert.results.record import RECORD_FILE, Latency, Record, kept_record, ratio, write_record
+from lobert.results.surroundings import environment
 from lobert.results.table import print_summary
 from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
@@ -88,8 +89,9 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
 
     compressed = plan_student(work, teacher)
     folder = run_folder(work, compressed)
-    if (folder / RECORD_FILE).exists() and job.reaches("evaluate"):
-        return finish(work, teacher, read_record(folder / RECORD_FILE), folder, wandb)
+    made = kept_record(folder / RECORD_FILE, move=process_rank() == 0) if job.reaches("evaluate") else None
+    if made is not None:
+        return finish(work, teacher, made, folder, wandb)
     if process_rank() == 0:
         write_atomic(folder / "config.yaml", config)
     with clock.stage("student", found=(folder / "student").exists()):
@@ -98,8 +100,7 @@ def run_stages(work: Workspace, clock: Clock, wandb: WandbRun | None, config: st
     if not job.reaches("evaluate") or process_rank() > 0:
         return float(read_facts(student)["metrics"][job.task.main_metric])
 
-    record = evaluate_student(work, teacher, student, compressed, clock)
-    write_record(folder / RECORD_FILE, record)
+    record = write_record(folder / RECORD_FILE, evaluate_student(work, teacher, student, compressed, clock))
     return finish(work, teacher, record, folder, wandb)
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lobert.results import (
     write_record,
 )
 from lobert.results.__main__ import main
+from lobert.results.record import BrokenRecord, checksum, kept_record
 
 GROUP = Group(
     name="attention",
@@ -135,7 +137,7 @@ def test_reading_gives_what_was_written(tmp_path: Path, record: Record) -> None:
     path = tmp_path / "a" / "result.json"
     write_record(path, record)
     assert read_record(path) == record
-    assert set(json.loads(path.read_text())) == {field.name for field in fields(Record)}
+    assert set(json.loads(path.read_text())) == {field.name for field in fields(Record)} | {"checksum"}
     assert [child.name for child in path.parent.iterdir()] == [path.name]
 
 
@@ -150,17 +152,22 @@ def test_what_is_not_a_number_is_null(tmp_path: Path, number: float) -> None:
 
 
 def changed(**changes: Any) -> str:
+    """The text of a record with other fields, as if it had been written so; without a field where that is `...`."""
     content = {field.name: getattr(RECORD, field.name) for field in fields(Record)} | changes
-    return json.dumps({key: value for key, value in content.items() if value is not ...})
+    content = {key: value for key, value in content.items() if value is not ...}
+    return json.dumps(content | {"checksum": checksum(content)} | {k: v for k, v in changes.items() if k == "checksum"})
 
 
+OLD = "schema 2, and this version reads schema 4; run its command again, which sets this file aside"
 BROKEN = [
     ("", "not whole"),
     (changed()[:200], "not whole"),
+    ("[" * 100_000, "not whole"),
+    (changed(score=float("nan")), "not whole: NaN is no number"),
     ("[1, 2]", "not the record"),
     ('{"accuracy": 0.5}', "not the record"),
-    (changed(schema=99), "schema 99"),
-    (changed(schema=2, budget=...), "schema 2, and this version reads schema 4: remove it and run the command again"),
+    (changed(schema="four"), "schema 'four'"),
+    (changed(schema=2, budget=...), OLD),
     (changed(score=...), "lacks score"),
     (changed(seed="0"), "'seed' is '0'"),
     (changed(seed=True), "'seed' is True"),
@@ -169,6 +176,15 @@ BROKEN = [
     (changed(found="teacher"), "'found'"),
     (changed(groups=[{"name": "attention"}]), "'groups'"),
     (changed(normalize=1), "'normalize' is 1"),
+    (changed().replace('"score": 0.75', '"score": 0.85'), "was changed after it was written"),
+    (changed().replace('"seed": 0', '"seed": 1'), "was changed after it was written"),
+    (changed().replace('"rank": [2', '"rank": [3'), "was changed after it was written"),
+    (changed(checksum="0" * 16), "was changed after it was written"),
+    (changed(checksum=None), "was changed after it was written"),
+    (
+        json.dumps(json.loads(changed()) | {"checksum": ...}, default=lambda _: 1).replace('"checksum"', '"sum"'),
+        "lacks",
+    ),
 ]
 
 
@@ -176,16 +192,83 @@ BROKEN = [
 def test_a_broken_record_is_named_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(LobertError, match=r"result\.json") as caught:
+    with pytest.raises(BrokenRecord, match=r"result\.json") as caught:
         read_record(path)
     assert reason in str(caught.value)
 
 
-def test_a_record_that_is_not_text_or_not_there_is_named(tmp_path: Path) -> None:
+def test_a_flipped_bit_never_becomes_another_number(tmp_path: Path) -> None:
+    path = write_and_read(tmp_path / "result.json")
+    text = path.read_bytes()
+    start = text.index(b'"learning_rate": ') + len('"learning_rate": ')
+    refused = 0
+    for place, bit in product(range(start, text.index(b",", start)), range(8)):
+        path.write_bytes(text[:place] + bytes([text[place] ^ (1 << bit)]) + text[place + 1 :])
+        try:
+            assert read_record(path) == RECORD  # 3E-05 is 3e-05
+        except BrokenRecord:
+            refused += 1
+    assert refused == 39
+
+
+def write_and_read(path: Path) -> Path:
+    assert write_record(path, RECORD) == RECORD
+    return path
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "result.json", tmp_path / "none.json"):
-        with pytest.raises(LobertError, match=path.name):
-            read_record(path)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "newer.json").write_text(changed(schema=99))
+    for name in ("result.json", "folder.json", "none.json", "newer.json"):
+        with pytest.raises(LobertError, match=name):
+            read_record(tmp_path / name)
+
+
+def test_a_whole_record_is_never_written_over(tmp_path: Path) -> None:
+    path = write_and_read(tmp_path / "result.json")
+    before = path.read_bytes()
+    assert write_record(path, replace(RECORD, score=0.1)) == RECORD
+    assert path.read_bytes() == before
+
+
+ASIDE = [
+    ("", "result.broken.json"),
+    (changed(schema=3), "result.schema3.json"),
+    (changed().replace("0.75", "0.7"), "result.broken.json"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), ASIDE)
+def test_a_broken_record_is_set_aside_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, name: str
+) -> None:
+    path = tmp_path / "result.json"
+    names = [name, name.replace(".json", "-2.json")]
+    for aside in names:
+        path.write_text(text)
+        assert kept_record(path, move=False) is None
+        assert path.exists()
+        assert kept_record(path) is None
+        assert f"set aside as {aside}" in caplog.text
+    assert {child.name: child.read_text() for child in tmp_path.iterdir()} == dict.fromkeys(names, text)
+    assert write_record(path, RECORD) == RECORD == kept_record(path)
+    assert find_records(tmp_path) == ([RECORD], [])
+
+
+def test_a_folder_in_place_of_a_record_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.mkdir()
+    assert write_record(path, RECORD) == RECORD
+    assert (tmp_path / "result.broken.json").is_dir()
+
+
+def test_a_record_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(changed(schema=99))
+    with pytest.raises(LobertError, match="update LoBERT"):
+        write_record(path, RECORD)
+    assert path.read_text() == changed(schema=99)
 
 
 def test_records_are_found_and_broken_ones_reported(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from cases import one_sentence
 from layouts import read_task
 from test_pipeline import artefacts, curve, run_here, the_record
-from test_results import RECORD
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 import lobert
@@ -25,7 +24,6 @@ from lobert.data.labels import order_of
 from lobert.data.metrics import METRICS
 from lobert.errors import LobertError
 from lobert.finetune import FineTuner
-from lobert.results import read_record, write_record
 
 LABELS = ("entailment", "neutral", "contradiction")
 WORDS = (("the", "a", "an"), ("of", "to", "in"), ("was", "by", "for"))  # each class has its own: anybody learns that
@@ -425,12 +423,3 @@ def test_a_search_goes_on_where_it_stopped_and_keeps_the_best(
     monkeypatch.setattr(FineTuner, "training_step", None)  # training again would fail
     found = run_here(tmp_path, *settings[:-1], "teacher.learning_rate=2e-2", "stage=teacher")
     assert found == record.teacher_score
-
-
-def test_a_record_from_before_the_search_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_record(path, RECORD)
-    content = json.loads(path.read_text())
-    del content["teacher_search"]
-    path.write_text(json.dumps(content))
-    assert read_record(path) == RECORD

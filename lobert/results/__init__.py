@@ -1,7 +1,8 @@
 """Results: the record of a run, and the tables made from records."""
 
 from lobert.results.groups import RunGroup, Statistic, differences, group_records, protocol
-from lobert.results.record import Group, Record, environment, find_records, find_runs, ratio, read_record, write_record
+from lobert.results.record import Group, Record, find_records, find_runs, ratio, read_record, write_record
+from lobert.results.surroundings import environment
 from lobert.results.table import as_csv, as_markdown, as_text, print_summary
 
 __all__ = [

@@ -1,25 +1,21 @@
 """The record of a run: `result.json`, flat, with stable keys, from which every table is made."""
 
 import json
-import math
-import platform
-import subprocess
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NoReturn, TypedDict, get_type_hints
 
-from lobert.artefacts import write_atomic
+from lobert.artefacts import fingerprint, write_atomic
 from lobert.errors import LobertError
+from lobert.results.checks import finite, fits
 
-if TYPE_CHECKING:
-    import torch  # tables are made without loading it
+log = logging.getLogger(__name__)
 
 SCHEMA = 4
 RECORD_FILE = "result.json"
-LIBRARIES = ("torch", "pytorch-lightning", "transformers", "hydra-core", "tensorly", "lobert")
+ANEW = "run its command again, which sets this file aside and makes the record anew"
 
 Number = float | None  # None where there is no number, as in the correlation of constant predictions
 
@@ -139,24 +135,77 @@ def ratio(part: Number, whole: Number) -> Number:
     return part / whole if part is not None and whole else None
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write the record so that readers see all of it or none; a number that is not finite is written as null."""
-    text = json.dumps(_finite(asdict(record)), indent=2, sort_keys=True, allow_nan=False)
+class BrokenRecord(LobertError):
+    """What is there is no record that this version can show; `why` is one word, for the name it is set aside under."""
+
+    def __init__(self, sentence: str, why: str = "broken") -> None:
+        super().__init__(f"{sentence}; {ANEW}")
+        self.why = why
+
+
+def write_record(path: Path, record: Record) -> Record:
+    """Write the record so that readers see all of it or none, with a checksum; returns the record that is there then.
+
+    A whole record that is there already stays, whatever it says; a broken one is set aside. A number that is not
+    finite is written as null.
+    """
+    if (there := kept_record(path)) is not None:
+        return there
+    content = finite(asdict(record))
+    text = json.dumps({**content, "checksum": checksum(content)}, indent=2, sort_keys=True, allow_nan=False)
     write_atomic(path, text + "\n")
+    return read_record(path)
+
+
+def kept_record(path: Path, move: bool = True) -> Record | None:
+    """The record at `path`; None where there is none, or a broken one, which is moved aside and told.
+
+    `move` is False in those processes of a run that write nothing.
+
+    Raises:
+        LobertError: the file cannot be read, or was written by a newer version.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except BrokenRecord as error:
+        if move:
+            log.warning(
+                "%s; set aside as %s, and made anew",
+                str(error).partition(f"; {ANEW}")[0],
+                set_aside(path, error.why).name,
+            )
+        return None
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Give a file the name that says why it is not used, numbered where that is taken; nothing is deleted."""
+    names = (f"{path.stem}.{why}{number}{path.suffix}" for number in ["", *(f"-{n}" for n in range(2, 1000))])
+    aside = next(other for name in names if not (other := path.with_name(name)).exists())
+    return path.rename(aside)
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Digest of all that a record says, whatever the order and the spaces it is written with."""
+    return fingerprint({name: value for name, value in content.items() if name != "checksum"}, length=16)
 
 
 def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        LobertError: the file is missing, broken or no record of this schema; the sentence names file and reason.
+        BrokenRecord: what is there is cut short, was changed, or is no record of this schema.
+        LobertError: there is no file, it cannot be read, or a newer version wrote it; all sentences name the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except IsADirectoryError:
+        raise BrokenRecord(f"{path} is a folder and not the record of a run") from None
     except OSError as error:
         raise LobertError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise LobertError(f"{path} is not whole: {error}; remove it and run the command again") from error
+    except (ValueError, RecursionError) as error:
+        raise BrokenRecord(f"{path} is not whole: {error}") from error
     return _validated(content, path)
 
 
@@ -183,94 +232,31 @@ def find_runs(folder: Path) -> tuple[dict[Path, Record], list[str]]:
     return runs, broken
 
 
-def environment(device: "torch.device") -> dict[str, Any]:
-    """The fields `versions`, `device` and `commit` of a record made now, by a run on `device`."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    return {
-        "versions": versions | {name: _version(name) for name in LIBRARIES},
-        "device": _device_name(device),
-        "commit": _commit(Path(__file__).resolve().parents[2]),
-    }
-
-
 def _validated(content: Any, path: Path) -> Record:
     if not isinstance(content, dict) or "schema" not in content:
-        raise LobertError(f"{path} is not the record of a LoBERT run: it has no 'schema'")
+        raise BrokenRecord(f"{path} is not the record of a LoBERT run: it has no 'schema'")
     if content["schema"] != SCHEMA:
-        raise LobertError(
-            f"{path} has schema {content['schema']!r}, and this version reads schema {SCHEMA}: remove it and run "
-            "the command again to have it made anew"
-        )
+        _refuse_schema(content["schema"], path)
     hints = get_type_hints(Record)
-    content = {"teacher_search": [], **content}  # that of the records made before there was a search
-    if missing := [f.name for f in fields(Record) if f.name not in content]:
-        raise LobertError(f"{path} is not a whole record: it lacks {', '.join(missing)}")
-    if wrong := [name for name, kind in hints.items() if not _fits(content[name], kind)]:
-        raise LobertError(f"{path} is not a valid record: '{wrong[0]}' is {content[wrong[0]]!r}")
+    if missing := [name for name in (*(f.name for f in fields(Record)), "checksum") if name not in content]:
+        raise BrokenRecord(f"{path} is not a whole record: it lacks {', '.join(missing)}")
+    if wrong := [name for name, kind in hints.items() if not fits(content[name], kind)]:
+        raise BrokenRecord(f"{path} is not a valid record: '{wrong[0]}' is {content[wrong[0]]!r}")
+    if content["checksum"] != checksum(content):
+        raise BrokenRecord(f"{path} was changed after it was written: its checksum does not fit what it says")
     return Record(**{name: content[name] for name in hints})
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value has the annotated type; whole numbers pass as floats, truth values only as themselves."""
-    inner = get_args(kind)
-    if kind is Any:
-        return True
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if is_typeddict(kind):
-        hints = get_type_hints(kind)
-        return isinstance(value, dict) and all(name in value and _fits(value[name], hints[name]) for name in hints)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
-    if get_origin(kind) in (dict, Mapping):
-        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
+def _refuse_schema(schema: Any, path: Path) -> NoReturn:
+    if type(schema) is int and schema > SCHEMA:
+        raise LobertError(
+            f"{path} has schema {schema}, of a newer LoBERT, and this one reads schema {SCHEMA}: update LoBERT, or "
+            "give runs of this version an output_dir of their own"
+        )
+    older = type(schema) is int
+    sentence = f"{path} has schema {schema!r}, and this version reads schema {SCHEMA}"
+    raise BrokenRecord(sentence, f"schema{schema}" if older else "broken")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _device_name(device: "torch.device") -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, threads: {torch.get_num_threads()}"
-
-
-def _processor() -> str:
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _commit(root: Path) -> str | None:
-    """Commit of the checkout at `root`, with `-dirty` where tracked files differ; None outside a checkout."""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root:
-        return None  # installed, perhaps inside some other project's repository
-    commit = _git(root, "rev-parse", "HEAD")
-    return f"{commit}-dirty" if commit and _git(root, "status", "--porcelain", "--untracked-files=no") else commit
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number that a record holds")
