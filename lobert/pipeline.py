@@ -25,8 +25,8 @@ from lobert.latency import measure_latency
 from lobert.loggers import WandbRun
 from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, kept_record, ratio, write_record
+from lobert.results.summary import print_summary
 from lobert.results.surroundings import environment
-from lobert.results.table import print_summary
 from lobert.roles import depth_of, encoder_layers
 from lobert.stages.knowledge import knowledge_folder, make_knowledge
 from lobert.stages.outputs import teacher_predictions

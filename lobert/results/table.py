@@ -1,172 +1,188 @@
-"""Tables of runs as text, Markdown and CSV, and the short summary a run ends with."""
+"""The table of runs: one row for each run, or for each group of runs that differ by their seed alone."""
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from lobert.errors import LobertError
+from lobert.results.cells import BEST, TIMED, best_groups, cell_of, words
+from lobert.results.columns import COLUMNS, Column, chosen_columns
+from lobert.results.grid import Cell, Grid, Head, csv_of, latex_of, markdown_of, printable, render, text_of
+from lobert.results.groups import RunGroup, group_records, in_words, protocol
+from lobert.results.notes import (
+    SINGLE,
+    Protocols,
+    is_uncertain,
+    read_protocols,
+    told_latency,
+    told_many,
+    told_repeats,
+    told_single,
+    varying_settings,
+)
+from lobert.results.record import Record
 
-from lobert.results.record import Number, Record, ratio
+__all__ = ["Row", "as_csv", "as_latex", "as_markdown", "as_text", "in_order", "render", "run_grid"]
 
-Cell = str | int | float | None
-
-
-def _text(value: Cell) -> str:
-    return "–" if value is None else str(value)
-
-
-def _form(scale: float, digits: int, unit: str = "") -> Callable[[Cell], str]:
-    def form(value: Cell) -> str:
-        return "–" if value is None else f"{float(value) * scale:,.{digits}f}{unit}"
-
-    return form
-
-
-percent, points = _form(100, 1, " %"), _form(100, 1)
+WIDTH = 160  # of a text table, where that can be helped
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column: its key in CSV (raw values), its title elsewhere (broken at `\\n`), and the form of a value."""
+class Row:
+    """What a row shows of the group `whole`: all, or one run; `note` is how its protocol differs."""
 
-    key: str
-    title: str
-    value: Callable[[Record], Cell]
-    form: Callable[[Cell], str] = _text
-    identity: bool = False  # says which run it is
+    group: RunGroup
+    whole: RunGroup
+    note: str
+    marks: str
 
-
-COLUMNS = (
-    Column("task", "task", lambda r: r.task, identity=True),
-    Column("encoder", "encoder", lambda r: r.encoder, identity=True),
-    Column("decomp", "decomp", lambda r: r.decomp, identity=True),
-    Column("objective", "objective", lambda r: r.objective, identity=True),
-    Column("allocate", "allocate", lambda r: r.allocate, identity=True),
-    Column("order", "order", lambda r: r.order, identity=True),
-    Column("budget", "budget", lambda r: r.budget, identity=True),
-    Column("kd", "kd", lambda r: r.kd, identity=True),
-    Column("seed", "seed", lambda r: r.seed, identity=True),
-    Column("metric", "metric", lambda r: r.metric, identity=True),
-    Column("teacher_score", "teacher", lambda r: r.teacher_score, points),
-    Column("zero_shot_score", "zero-\nshot", lambda r: r.zero_shot_score, points),
-    Column("score", "student", lambda r: r.score, points),
-    Column("retention", "retained\n%", lambda r: r.retention, points),
-    Column("agreement", "agree\n%", lambda r: r.agreement, points),
-    Column("divergence", "KL", lambda r: r.divergence, _form(1, 3)),
-    Column("keep_targets", "kept %\ntargets", lambda r: r.keep_targets, points),
-    Column("keep_encoder", "kept %\nencoder", lambda r: r.keep_encoder, points),
-    Column("keep_model", "kept %\nmodel", lambda r: r.keep_model, points),
-    Column("parameters", "params\nM", lambda r: r.parameters, _form(1e-6, 2)),
-    Column("macs_ratio", "MACs\nratio", lambda r: ratio(r.macs_per_token, r.teacher_macs_per_token), _form(1, 2)),
-    Column("error", "error", lambda r: r.error, _form(1, 3)),
-    Column("student_seconds", "student\ns", lambda r: r.seconds.get("student"), _form(1, 0)),
-)
+    @property
+    def first(self) -> Record:
+        return self.group.first
 
 
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """By task, compression, and the share kept (largest first), then encoder, distillation and seed."""
-    return sorted(records, key=lambda r: (r.task, r.decomp, -(r.keep_targets or 0), r.encoder, r.kd, r.seed))
+Stripe = tuple[Head, list[Cell]]  # a column: one cell for each row
 
 
-def as_text(records: Sequence[Record]) -> str:
-    """A table of fixed width; what all runs share stands above it instead of in columns."""
-    shared = [c for c in COLUMNS if c.identity and c.key != "decomp" and len({c.value(r) for r in records}) == 1]
-    caption = " · ".join(f"{c.key} {c.value(records[0])}" for c in shared)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    columns = [column for column in COLUMNS if column not in shared]
-    for column in columns:
-        table.add_column(column.title, justify="left" if column.identity else "right", no_wrap=True)
-    for record in in_order(records):
-        table.add_row(*(column.form(column.value(record)) for column in columns))
-    return f"{caption}\n{render(table)}".lstrip("\n")
+def as_text(records: Sequence[Record], width: int | None = WIDTH) -> str:
+    """A table for the terminal; what all runs share stands above it instead of in columns."""
+    return text_of(run_grid(records), width)
 
 
 def as_markdown(records: Sequence[Record]) -> str:
-    """A GitHub-flavoured table with every column."""
-    titles = [column.title.replace("-\n", "-").replace("\n", " ") for column in COLUMNS]
-    rules = [":--" if column.identity else "--:" for column in COLUMNS]
-    rows = [[c.form(c.value(record)).replace("|", "\\|") for c in COLUMNS] for record in in_order(records)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [titles, rules, *rows])
+    """A GitHub-flavoured table."""
+    return markdown_of(run_grid(records))
+
+
+def as_latex(records: Sequence[Record]) -> str:
+    """A table for a document that uses booktabs."""
+    return latex_of(run_grid(records))
 
 
 def as_csv(records: Sequence[Record]) -> str:
     """Every column, unrounded, under its key; scores and shares are fractions."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([column.key for column in COLUMNS])
-    writer.writerows([column.value(record) for column in COLUMNS] for record in in_order(records))
-    return buffer.getvalue()
+    return csv_of(run_grid(records, complete=True))
 
 
-def print_summary(record: Record, path: Path, console: Console) -> None:
-    """Print what a run came to: scores, sizes, cost, time, and where `path` (its record) and the student are."""
-    norm = "" if record.objective == "weights" else f" · {record.objective} norm, {record.allocate}, {record.order}"
-    title = f"{record.task} · {record.encoder} · {record.decomp}{norm} · kd {record.kd} · seed {record.seed}"
-    console.print(f"\n[bold]{title}[/bold]", highlight=False)
-    console.print(_scores(record))
-    console.print(_sizes(record))
-    lines = {
-        "reconstruction error": _form(1, 4)(record.error),
-        "seconds": ", ".join(_stage(record, stage) for stage in record.seconds),
-        "record": str(path),
-        "student": record.student_path,
-    }
-    for name, value in lines.items():
-        console.print(f"{name:<21} {value}", highlight=False, markup=False, soft_wrap=True)
+def run_grid(
+    records: Sequence[Record], each: bool = False, names: Sequence[str] | None = None, complete: bool = False
+) -> Grid:
+    """The table, over seeds where a group has several; `each` has a row for each run.
+
+    `names` are the keys of the columns that are shown besides what tells runs apart; `complete` shows all, as CSV does.
+
+    Raises:
+        LobertError: there is no column of one of the names, or no record.
+    """
+    groups = in_order(group_records(records))
+    if not groups:
+        raise LobertError("there is no run to make a table of")
+    each = each or all(group.single and not group.repeats for group in groups)
+    protocols = read_protocols(groups)
+    rows = _rows(groups, protocols, each)
+    settings = varying_settings(groups) if protocols.many and not complete else []
+    measures = _measures(rows, _shown(rows, names, complete), names or ())
+    stripes = [*_identity(rows, each, complete, names or ()), *_seeds(rows, each, complete)]
+    stripes += [*(_setting(rows, name) for name in settings), *measures]
+    stripes += [_protocol(rows)] if complete else []
+    heads, columns = zip(*stripes, strict=True)
+    return Grid(
+        heads,
+        list(zip(*columns, strict=True)),
+        caption=_caption(rows[0].first, heads, each),
+        notes=_notes(groups, protocols, heads),
+        best=BEST if any(cell.best for cells in columns for cell in cells) else "",
+        sections=frozenset(n for n in range(1, len(rows)) if rows[n].first.task != rows[n - 1].first.task),
+    )
 
 
-def _scores(record: Record) -> Table:
-    table = _summary_table("score", "teacher", "zero-shot", "student", "retained")
-    for name, score in record.metrics.items():
-        teacher = record.teacher_metrics.get(name)
-        row = (points(teacher), points(record.zero_shot_metrics.get(name)), points(score))
-        table.add_row(name, *row, percent(ratio(score, teacher)), style="bold" if name == record.metric else "")
-    for name, before, after in (
-        ("agreement", record.zero_shot_agreement, record.agreement),
-        ("divergence", record.zero_shot_divergence, record.divergence),
-    ):
-        form = points if name == "agreement" else _form(1, 3)
-        if after is not None:
-            table.add_row(f"{name} with teacher", "", form(before), form(after), "")
-    return table
+def in_order(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """By task, compression, and the share kept (largest first), then encoder, distillation and seed."""
+    return sorted(groups, key=lambda g: _place(g.first))
 
 
-def _sizes(record: Record) -> Table:
-    def row(name: str, before: Number, after: Number, kept: Number) -> None:
-        table.add_row(
-            name, _form(1, 0)(before), _form(1, 0)(after), percent(kept), _form(1, 2, "×")(ratio(before, after))
-        )
-
-    table = _summary_table("size", "teacher", "student", "kept", "smaller")
-    targets = sum(group["dense_parameters"] for group in record.groups)
-    factors = sum(group["parameters"] for group in record.groups)
-    row("parameters: targets", targets, factors, record.keep_targets)
-    row("parameters: encoder", record.teacher_encoder_parameters, record.encoder_parameters, record.keep_encoder)
-    row("parameters: model", record.teacher_parameters, record.parameters, record.keep_model)
-    before, after = record.teacher_macs_per_token, record.macs_per_token
-    row("multiply-adds / token", before, after, ratio(after, before))
-    return table
+def _place(r: Record) -> tuple[Hashable, ...]:
+    return r.task, r.decomp, -(r.keep_targets or 0), r.encoder, r.kd, r.seed
 
 
-def _summary_table(first: str, *titles: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, min_width=21, no_wrap=True)
-    for title in titles:
-        table.add_column(title, justify="right", min_width=9, no_wrap=True)
-    return table
+def _rows(groups: Sequence[RunGroup], protocols: Protocols, each: bool) -> list[Row]:
+    letters = {} if protocols.many else protocols.letters
+    return [
+        Row(shown, group, note, (SINGLE if is_uncertain(group) else "") + letters.get(note, ""))
+        for group, note in zip(groups, protocols.notes, strict=True)
+        for shown in (_runs(group) if each else [group])
+    ]
 
 
-def _stage(record: Record, stage: str) -> str:
-    return f"{stage} {'found' if stage in record.found else f'{record.seconds[stage]:.1f}'}"
+def _notes(groups: Sequence[RunGroup], protocols: Protocols, heads: Sequence[Head]) -> list[str]:
+    return [
+        *told_single(groups),
+        *(told_many(groups) if protocols.many else protocols.told()),
+        *told_repeats(groups),
+        *(told_latency(groups) if any(head.key in TIMED for head in heads) else []),
+    ]
 
 
-def render(table: Table) -> str:
-    """Plain text as wide as the table is: a number cut short would be another number."""
-    console = Console(file=io.StringIO(), width=1000, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
+def _runs(group: RunGroup) -> list[RunGroup]:
+    runs = sorted([*group.records, *group.repeats], key=lambda r: (r.seed, r.created))
+    return [RunGroup((record,)) for record in runs]
+
+
+def _shown(rows: Sequence[Row], names: Sequence[str] | None, complete: bool) -> list[Column]:
+    """The columns of numbers and facts, without those where no run has one."""
+    if names is not None:
+        return [column for column in chosen_columns(names) if not column.identity]
+    facts = [column for column in COLUMNS if not column.identity and (complete or column.place)]
+    return [c for c in facts if complete or any(c.value(r) is not None for row in rows for r in row.group.records)]
+
+
+def _identity(rows: Sequence[Row], each: bool, complete: bool, names: Sequence[str]) -> list[Stripe]:
+    """What tells the rows apart."""
+    stripes = []
+    for column in COLUMNS:
+        values = [column.value(row.first) for row in rows]
+        wanted = complete or column.key in names or len(set(values)) > 1 or (column.key == "decomp")
+        if column.identity and wanted and (each or column.key != "seed"):
+            stripes.append((Head(column.key, column.title, True), [words(value) for value in values]))
+    return stripes
+
+
+def _seeds(rows: Sequence[Row], each: bool, complete: bool) -> list[Stripe]:
+    """Over how many seeds a row is, and over which."""
+    if each:
+        return []
+    counts = [len(row.group.records) for row in rows]
+    stripes = [(Head("n", "n"), [Cell(str(number), {"": number}) for number in counts])]
+    seeds = [words(" ".join(map(str, row.group.seeds))) for row in rows]
+    return [*stripes, (Head("seeds", "seeds", True), seeds)] if complete else stripes
+
+
+def _setting(rows: Sequence[Row], name: str) -> Stripe:
+    """A setting of the protocol, where so many differ that they are told in columns."""
+    values = [protocol(row.first).get(name) for row in rows]
+    return Head(name, "\n".join(name.split(" ")), True), [Cell(printable(in_words(value))) for value in values]
+
+
+def _measures(rows: Sequence[Row], columns: Sequence[Column], chosen: Sequence[str]) -> list[Stripe]:
+    marked = next((c for c in columns if c.key == "score"), columns[0] if columns else None)
+    stripes = []
+    for column in columns:
+        best = best_groups([row.group for row in rows], column, [row.note for row in rows])
+        spread = column.key == "score" or column.key in chosen
+        cells = [
+            cell_of(row.group, column, spread, number in best, row.marks if column is marked else "")
+            for number, row in enumerate(rows)
+        ]
+        place = 0 if column.key in chosen else column.place
+        stripes.append((Head(column.key, column.title, column.form is None, place), cells))
+    return stripes
+
+
+def _protocol(rows: Sequence[Row]) -> Stripe:
+    return Head("protocol", "protocol", True), [words(row.note or None) for row in rows]
+
+
+def _caption(first: Record, heads: Sequence[Head], each: bool) -> str:
+    """What all runs share."""
+    there = {head.key for head in heads}
+    told = [c for c in COLUMNS if c.told and c.key not in there and (each or c.key != "seed")]
+    return " · ".join(f"{c.key} {printable(c.value(first))}" for c in told)
