@@ -8,7 +8,11 @@ from lobert.results.record import Number, Record
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantity of a run and of its teacher: `title` stands under a chart with its `unit`, `short` on a button."""
+    """A quantity of a run and of its teacher: `title` stands under a chart with its `unit`, `short` on a button.
+
+    That of a latency is the student's share of its teacher's time: the two were timed in turn, so that a drift of the
+    machine has cancelled. A chart shows it times the teacher's median time.
+    """
 
     key: str
     short: str
@@ -43,7 +47,7 @@ AXES = {
         ),
         Axis(
             "latency", "latency", "forward pass of a batch", "ms",
-            lambda r: r.latency["student_ms"] if r.latency else None,
+            lambda r: r.latency["ratio"] if r.latency else None,
             lambda r: r.latency["teacher_ms"] if r.latency else None,
         ),
     )

@@ -46,7 +46,7 @@ def payload(collection: Collection) -> Json:
         "table": table(collection.records),
         "anatomies": [_anatomy(anatomy) for anatomy in collection.anatomies],
         "environments": _environments(collection.records),
-        "skipped": [*collection.skipped, *_doubles(collection.records)],
+        "skipped": collection.skipped,
     }
 
 
@@ -154,13 +154,3 @@ def _environments(records: Sequence[Record]) -> list[str]:
         libraries = ", ".join(f"{name} {version or '?'}" for name, version in versions)
         lines.append(f"{count(number, 'run')}: {device}; {libraries}; commit {commit}")
     return lines
-
-
-def _doubles(records: Sequence[Record]) -> list[str]:
-    """Runs that a group leaves out, because a later one has the same seed."""
-    known = [group for group in group_records(records) if group.repeats]
-    names = series_names([group.first for group in known])
-    return [
-        f"{group.first.task} · {title(name, group.first)}: {count(len(group.repeats), 'run')} made anew later"
-        for group, name in zip(known, names, strict=True)
-    ]

@@ -57,7 +57,8 @@ def make_points(records: Sequence[Record]) -> list[Point]:
     groups = [group for group in group_records(records) if _score(group) is not None]
     usual = _usual_protocols(groups)
     names = series_names([group.first for group in groups])
-    points = [_point(group, name, usual) for group, name in zip(groups, names, strict=True)]
+    times = _teacher_times(records)
+    points = [_point(group, name, usual, times) for group, name in zip(groups, names, strict=True)]
     return sorted(points, key=lambda p: (p.record.task, is_baseline(p.record), p.series, -(p.x["encoder"] or 0)))
 
 
@@ -66,8 +67,7 @@ def make_teachers(records: Sequence[Record]) -> list[Teacher]:
     runs: dict[tuple, list[Record]] = {}
     for record in records:
         if record.teacher_score is not None:
-            key = (record.task, record.encoder, record.teacher_fingerprint, record.teacher_score)
-            runs.setdefault(key, []).append(record)
+            runs.setdefault(_taught_by(record), []).append(record)
     teachers = [_teacher(taught) for taught in runs.values()]
     return sorted(teachers, key=lambda teacher: (teacher.task, -teacher.score))
 
@@ -82,30 +82,53 @@ def _score(group: RunGroup) -> Statistic | None:
     return group.statistic(lambda record: None if record.score is None else 100 * record.score)
 
 
-def _point(group: RunGroup, series: str, usual: Mapping[Where, Record]) -> Point:
+def _point(group: RunGroup, series: str, usual: Mapping[Where, Record], times: Mapping[tuple, float]) -> Point:
     first, score = group.first, _score(group)
     assert score is not None  # those without are left out before
     differing = _unusual(first, usual)
-    measured = {condition(record) for record in group.records}
+    measured = {condition(record) for record in group.records} - {None}
     mixed = len(measured) > 1  # a mean of milliseconds of two machines is no number
     return Point(
         group=group,
         series=series,
         chain=repr([first.task, *(getattr(first, name) for name in _fixed(first)), protocol(first)]),
         score=score,
-        x={key: None if mixed and key == "latency" else _mean(group, key) for key in AXES},
-        condition=None if mixed else measured.pop(),
+        x=_places_across(group) | {"latency": None if mixed else _milliseconds(group, times)},
+        condition=None if mixed or not measured else measured.pop(),
         note=f"Not the protocol of most runs here, which have the first of: {differing}" if differing else None,
     )
 
 
+def _places_across(group: RunGroup) -> dict[str, Number]:
+    found = {key: group.statistic(axis.value) for key, axis in AXES.items()}
+    return {key: statistic.mean if statistic else None for key, statistic in found.items()}
+
+
+def _milliseconds(group: RunGroup, times: Mapping[tuple, float]) -> Number:
+    """The mean share of the teacher's time, times the teacher's median time under the same condition."""
+    share = group.statistic(AXES["latency"].value)
+    return share.mean * times[_timed_with(group.first)] if share else None
+
+
+def _teacher_times(records: Sequence[Record]) -> dict[tuple, float]:
+    """Median milliseconds of each teacher under each condition."""
+    timed: dict[tuple, list[float]] = {}
+    for record in records:
+        if record.latency is not None:
+            timed.setdefault(_timed_with(record), []).append(record.latency["teacher_ms"])
+    return {key: median(values) for key, values in timed.items()}
+
+
+def _timed_with(record: Record) -> tuple:
+    return (*_taught_by(record), condition(record))
+
+
+def _taught_by(record: Record) -> tuple:
+    return (record.task, record.encoder, record.teacher_fingerprint, record.teacher_score)
+
+
 def _fixed(record: Record) -> tuple[str, ...]:
     return FIXED[:-1] if is_baseline(record) else FIXED
-
-
-def _mean(group: RunGroup, key: str) -> Number:
-    found = group.statistic(AXES[key].value)
-    return found.mean if found else None
 
 
 def _usual_protocols(groups: Sequence[RunGroup]) -> dict[Where, Record]:
@@ -132,14 +155,10 @@ def _unusual(record: Record, usual: Mapping[Where, Record]) -> str:
 
 def _teacher(records: Sequence[Record]) -> Teacher:
     first = records[0]
-    timed: dict[str, list[float]] = {}
-    for record in records:
-        if record.latency is not None:
-            timed.setdefault(condition(record) or "", []).append(record.latency["teacher_ms"])
     return Teacher(
         task=first.task,
         encoder=first.encoder,
         score=100 * (first.teacher_score or 0.0),
         x={key: axis.teacher(first) for key, axis in AXES.items() if key != "latency"},
-        milliseconds={where: median(values) for where, values in timed.items()},
+        milliseconds={str(key[-1]): time for key, time in _teacher_times(records).items()},
     )

@@ -1,81 +1,41 @@
-"""The table of the page: the columns and forms of `lobert.results`, a row per group of seeds."""
+"""The table of the page: that of `lobert.results`, with keys to sort it by."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from lobert.results.groups import RunGroup, group_records
-from lobert.results.record import Number, Record
-from lobert.results.table import COLUMNS, Column, in_order
+from lobert.results.grid import Cell, Grid
+from lobert.results.record import Record
+from lobert.results.table import run_grid
 
 Json = dict[str, Any]
-SEED = "seed"
-ALWAYS = ("task", "decomp", SEED)
 
 
 def table(records: Sequence[Record]) -> Json:
-    """Titles, cells as text, and keys to sort by; what all runs share is told in the notes, not in columns."""
-    groups = {id(group.first): group for group in group_records(records)}
-    ordered = [groups[id(record)] for record in in_order([group.first for group in groups.values()])]
-    shared = [column for column in COLUMNS if column.identity and _is_shared(column, ordered)]
-    columns = [column for column in COLUMNS if column not in shared]
+    """Titles, cells as text, and keys to sort by; a row per group of seeds."""
+    if not records:
+        return {"columns": [], "rows": [], "notes": ["No finished run."]}
+    grid = run_grid(records)
     return {
-        "columns": [_head(column) for column in columns],
-        "rows": [_row(group, columns, _is_best(group, ordered)) for group in ordered],
-        "notes": _notes(shared, ordered),
+        "columns": [{"title": head.title, "name": head.left} for head in grid.heads],
+        "rows": [_row(cells) for cells in grid.rows],
+        "notes": _notes(grid),
     }
 
 
-def _is_shared(column: Column, groups: Sequence[RunGroup]) -> bool:
-    return column.key not in ALWAYS and len({column.value(group.first) for group in groups}) == 1
+def _row(cells: Sequence[Cell]) -> Json:
+    return {
+        "cells": [cell.text + cell.marks for cell in cells],
+        "keys": [_key(cell) for cell in cells],
+        "best": [index for index, cell in enumerate(cells) if cell.best],
+    }
 
 
-def _notes(shared: Sequence[Column], groups: Sequence[RunGroup]) -> list[str]:
-    if not groups:
-        return ["No finished run."]
-    single = sum(group.single for group in groups)
-    alike = ", ".join(f"{column.key} {column.form(column.value(groups[0].first))}" for column in shared)
-    return [
-        *([f"All rows: {alike}."] if alike else []),
-        f"Rows of one seed: {single} of {len(groups)}; they have no deviation, which stands after ± elsewhere.",
-        "The best student of a task is bold. Scores are in points, shares in per cent.",
-    ]
+def _key(cell: Cell) -> str | float | None:
+    """The number behind a cell; its words where it has none."""
+    value = cell.raw.get("", cell.text)
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
-def _is_best(group: RunGroup, groups: Sequence[RunGroup]) -> bool:
-    rivals = [_score(other) for other in groups if other.first.task == group.first.task]
-    return _score(group) is not None and _score(group) == max(score for score in rivals if score is not None)
-
-
-def _head(column: Column) -> Json:
-    return {"title": "seeds" if column.key == SEED else column.title, "name": column.identity}
-
-
-def _row(group: RunGroup, columns: Sequence[Column], best: bool) -> Json:
-    pairs = [_cell(group, column) for column in columns]
-    marked = [i for i, column in enumerate(columns) if column.key == "score" and best]
-    return {"cells": [text for text, _ in pairs], "keys": [key for _, key in pairs], "best": marked}
-
-
-def _score(group: RunGroup) -> Number:
-    found = group.statistic(lambda record: record.score)
-    return found.mean if found else None
-
-
-def _cell(group: RunGroup, column: Column) -> tuple[str, str | float | None]:
-    """What stands in a cell, and what it is sorted by."""
-    if column.key == SEED:
-        return ", ".join(map(str, group.seeds)), len(group.seeds)
-    if column.identity:
-        value = column.value(group.first)
-        return column.form(value), value
-    found = group.statistic(partial(_number, column))
-    if found is None:
-        return "–", None
-    deviation = "" if not found.deviation else f" ± {column.form(found.deviation).removesuffix(' %')}"
-    return column.form(found.mean) + deviation, found.mean
-
-
-def _number(column: Column, record: Record) -> Number:
-    value = column.value(record)
-    return None if isinstance(value, str) else value
+def _notes(grid: Grid) -> list[str]:
+    bold = f"Bold: {grid.best}." if grid.best else ""
+    return [note for note in (grid.caption, bold, *grid.notes) if note]
