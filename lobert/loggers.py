@@ -12,10 +12,9 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lobert.artefacts import write_atomic
+from lobert.curves import COLUMNS, CURVES_FILE
 from lobert.errors import LobertError, suggest
 
-CURVES_FILE = "metrics.csv"
-COLUMNS = ("step", "epoch", "name", "value")
 WANDB_MODES = ("online", "offline", "disabled")
 
 
@@ -68,12 +67,6 @@ def whole_lines(path: Path) -> list[str]:
     """The lines of a text file, but for a last one that was not finished."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
-
-
-def read_curves(path: Path) -> list[dict[str, str]]:
-    """The rows of a curve file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
