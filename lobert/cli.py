@@ -44,14 +44,14 @@ def guard(main: Callable[[], Any], conf_dir: Path) -> int:
         sentence = explain(error, conf_dir)
         sweep = Announce.sweep
         if sweep is not None and sweep.entries():  # the launcher lost a process, or a search all of its jobs
-            return close_sweep(sweep, sentence or f"{type(error).__name__}: {first_line(error)}")
+            return close_sweep(sweep, sentence or f"{type(error).__name__}: {first_line(error)}", Announce.wandb)
         if sweep is not None:
             sweep.forget()
         if sentence is None:
             raise
         say(f"error: {sentence}")
         return USER_ERROR
-    return close_sweep(Announce.sweep) if Announce.sweep else 0
+    return close_sweep(Announce.sweep, wandb=Announce.wandb) if Announce.sweep else 0
 
 
 def job(run: Run, cfg: DictConfig) -> Values:

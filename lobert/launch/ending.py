@@ -2,23 +2,25 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from lobert.errors import LobertError
 from lobert.launch.ledger import Entry
 from lobert.launch.status import Status, render_status
 from lobert.launch.sweep import Sweep, wait_for_others
 from lobert.results.record import RECORD_FILE, Record, read_record
-from lobert.results.table import as_text
 
 DONE, BUG, USER_ERROR = 0, 1, 2
 LEFT_BY_HYDRA = ("multirun.yaml", "optimization_results.yaml")
+PLOT_FILE = "pareto.png"
 
 
-def close_sweep(sweep: Sweep, lost: str | None = None) -> int:
-    """Tell what became of the jobs, show what the done ones came to, and return the exit code.
+def close_sweep(sweep: Sweep, lost: str | None = None, wandb: Mapping[str, Any] | None = None) -> int:
+    """Show what the done jobs came to, tell what became of the others, and return the exit code.
 
-    `lost` is the error with which the launcher itself ended, if it did.
+    `lost` is the error with which the launcher itself ended, if it did; `wandb` has the settings of the logger.
     """
     if lost is not None:
         wait_for_others(sweep)
@@ -26,7 +28,7 @@ def close_sweep(sweep: Sweep, lost: str | None = None) -> int:
     entries = sweep.entries()
     records = sweep_records(sweep, entries)
     if records:
-        print(as_text(records), end="")
+        show_results(sweep, records, wandb)
     return tell_rest(sweep, entries, lost)
 
 
@@ -35,6 +37,31 @@ def gather(sweep: Sweep) -> None:
     for name in LEFT_BY_HYDRA:
         if (path := sweep.folder.parent / name).exists():
             os.replace(path, sweep.folder / name)
+
+
+def show_results(sweep: Sweep, records: Sequence[Record], wandb: Mapping[str, Any] | None) -> None:
+    """Print the table, draw the Pareto front, and give both to W&B where the jobs logged there."""
+    from lobert.report.plots import pareto_figure  # late: a typo on the command line is answered without matplotlib
+    from lobert.report.style import save_figure
+    from lobert.results.table import as_text
+
+    print(as_text(records), end="")
+    plot = sweep.folder / PLOT_FILE
+    save_figure(pareto_figure(records), plot)
+    print(f"Pareto plot: {plot}; for the page: python -m lobert.report {sweep.outputs} -o report", flush=True)
+    if wandb is not None:
+        log_to_wandb(sweep, records, wandb, plot)
+
+
+def log_to_wandb(sweep: Sweep, records: Sequence[Record], settings: Mapping[str, Any], plot: Path) -> None:
+    """The sweep as a W&B run of its own; a failure there is said, and is none of the sweep."""
+    from lobert.loggers import WandbSettings
+    from lobert.tracking.sweep import log_sweep
+
+    try:
+        log_sweep(records, sweep.name, WandbSettings(**settings), sweep.outputs, plot)
+    except LobertError as error:
+        print(f"W&B: {error}", file=sys.stderr)
 
 
 def tell_rest(sweep: Sweep, entries: Sequence[Entry], lost: str | None) -> int:

@@ -82,15 +82,16 @@ class Announce(Callback):
     """Hydra's word that a sweep begins: gives it its name and writes its jobs down."""
 
     sweep: Sweep | None = None  # the one that this process has started
+    wandb: Mapping[str, Any] | None = None  # how its jobs log to W&B, if they do
 
     @classmethod
     def begin(cls) -> None:
         """Forget the sweep of an earlier command of this process."""
-        cls.sweep = None
+        cls.sweep = cls.wandb = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweep = read_command(config)
-        Announce.sweep = sweep
+        Announce.sweep, Announce.wandb = sweep, plain_settings(config, "logger.wandb")
         os.environ[ENVIRONMENT] = sweep.name
         content = {
             "schema": SCHEMA,
@@ -104,6 +105,13 @@ class Announce(Callback):
             count = "a search" if sweep.jobs is None else f"{len(sweep.jobs)} jobs"
             line = f"sweep {sweep.name}: {count}; python -m lobert.status {sweep.outputs} tells how far it is"
             print(line, file=sys.stderr, flush=True)
+
+
+def plain_settings(config: DictConfig, key: str) -> Mapping[str, Any] | None:
+    """The settings under a key as plain data; None where there are none."""
+    found = OmegaConf.select(config, key)
+    plain: Any = None if found is None else OmegaConf.to_container(found, resolve=True)
+    return plain
 
 
 def read_command(config: DictConfig) -> Sweep:
