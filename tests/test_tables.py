@@ -54,6 +54,8 @@ def test_each_run_has_a_row_of_its_own_where_that_is_asked_for_or_all_seeds_are_
     single = [record for record in SWEEP if record.seed == 0]
     assert [row["seed"] for row in csv_rows(run_grid(single, complete=True))] == ["0"] * 3
     assert "±" not in as_text(single)
+    assert "*" in as_text(single)
+    assert "*" not in text_of(run_grid(SWEEP, each=True))  # no seed is better than another
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
     **{">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$"},
-    **{"[": "{[}", "]": "{]}", "†": r"\textdagger{}", "–": "--", '"': r"\textquotedbl{}"},
+    **{"[": "{[}", "]": "{]}", "†": r"\textdagger{}", "–": "--"},
 }
 
 

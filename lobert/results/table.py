@@ -167,9 +167,10 @@ def _setting(rows: Sequence[Row], name: str) -> Stripe:
 
 def _measures(rows: Sequence[Row], columns: Sequence[Column], chosen: Sequence[str]) -> list[Stripe]:
     marked = next((c for c in columns if c.key == "score"), columns[0] if columns else None)
+    rivals = all(row.group is row.whole or row.whole.single for row in rows)  # a seed is not better than another
     stripes = []
     for column in columns:
-        best = best_groups([row.group for row in rows], column, [row.note for row in rows])
+        best = best_groups([row.group for row in rows], column, [row.note for row in rows]) if rivals else set()
         spread = column.key == "score" or column.key in chosen
         cells = [
             cell_of(row.group, column, spread, number in best, row.marks if column is marked else "")
