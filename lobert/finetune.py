@@ -115,6 +115,16 @@ class FineTuner(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_decay(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """By the norm of all gradients; under FSDP each device has a piece of them, and it knows how to add them up."""
+        sharded_clip = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if sharded_clip is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            sharded_clip(gradient_clip_val)
+
     def _optimizer_steps(self) -> int:
         """Optimizer steps of the whole training.
 

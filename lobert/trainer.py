@@ -1,5 +1,6 @@
 """One Lightning fit: machine, checkpoints, curves, resume, and the best epoch's weights at the end."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Machine:
         return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
     @property
+    def shards(self) -> bool:
+        """Whether the weights themselves are spread over the devices."""
+        return "fsdp" in self.strategy
+
+    @property
     def resolved_precision(self) -> str:
         """The precision that this machine trains in."""
         return self.precision or ("32-true" if self.device == "cpu" else "bf16-mixed")
@@ -60,7 +66,7 @@ class EpochLines(Callback):
 def fit(
     module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()
 ) -> None:
-    """Train `module` in `folder`, from the last checkpoint if one is there; leaves the best epoch's weights in it.
+    """Train `module` in `folder`, from its last checkpoint if there is one; the best epoch is left in `module.model`.
 
     Epochs are ranked by the task's main dev metric. A signal stops it between two steps, saved (`ExactStop`).
 
@@ -82,8 +88,10 @@ def fit(
     log_every = min(max(1, steps // POINTS_PER_EPOCH), LOG_EVERY)
     trainer = make_trainer(module, machine, [*callbacks, *bars], [CurveFile(folder), *loggers], log_every)
     go_on_from = sound_checkpoint(last, checkpoints / "best.ckpt")
+    whole = copy.deepcopy(module.model) if machine.shards else module.model
     with kept_handlers():
         run_fit(trainer, module, data, go_on_from)
+    module.model = whole  # FSDP has cut the weights of the other one into flat pieces
     stop.request.honour()  # it came too late to stop between two steps
     load_best(module, Path(best.best_model_path), last)
 

@@ -23,7 +23,7 @@ from lobert.artefacts import fingerprint, write_atomic
 from lobert.launch.ledger import Entry, Ledger
 
 FOLDER, SWEEP_FILE = "sweeps", "sweep.json"
-ENVIRONMENT = "LOBERT_SWEEP"  # name of the sweep that a job belongs to, for processes on any machine
+SWEEP_VARIABLE = "LOBERT_SWEEP"  # name of the sweep that a job belongs to, for processes on any machine
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")  # of a process in a distributed run, as its launcher sets them
 APART = ("output_dir", "logger", "resume", "jobs_at_once")  # settings that make no other sweep
 SCHEMA = 1
@@ -92,7 +92,7 @@ class Announce(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweep = read_command(config)
         Announce.sweep, Announce.wandb = sweep, plain_settings(config, "logger.wandb")
-        os.environ[ENVIRONMENT] = sweep.name
+        os.environ[SWEEP_VARIABLE] = sweep.name
         content = {
             "schema": SCHEMA,
             "name": sweep.name,
@@ -169,7 +169,7 @@ def find_sweeps(outputs: Path) -> list[Sweep]:
 
 def current_sweep(cfg: DictConfig | Mapping[str, Any]) -> Sweep | None:
     """The sweep that this job belongs to, wherever it runs."""
-    name = os.environ.get(ENVIRONMENT)
+    name = os.environ.get(SWEEP_VARIABLE)
     if not in_sweep() or name is None:
         return None
     outputs = Path(cfg["output_dir"])

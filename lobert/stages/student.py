@@ -134,20 +134,25 @@ def train_student(
     zero_shot = score_splits(job.task, work.data, predictions)
     near = asdict(closeness(teacher_predictions(work, teacher), predictions))
     log.info("student: %s", story(report, zero_shot, job))
-    rank = distil(work, teacher, model, loggers, folder) if job.student.epochs else process_rank()
-    if rank == 0:
+    if job.student.epochs:
+        model = distil(work, teacher, model, loggers, folder)
+    if process_rank() == 0:
         facts = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
         finish_model(work, model, folder, {**facts, "groups": [asdict(group) for group in report.groups]})
 
 
-def distil(work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path) -> int:
-    """Train the student in place and return the rank of this process."""
+def distil(
+    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path
+) -> PreTrainedModel:
+    """Train the student and return it as it was in its best epoch."""
     job = work.job
     matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
-    return module.global_rank
+    trained = module.model
+    assert isinstance(trained, PreTrainedModel)
+    return trained
 
 
 def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe) -> CompressionReport:

@@ -159,4 +159,5 @@ def train_teacher(work: Workspace, candidate: Candidate, loggers: Sequence[Logge
     module = Teacher(model, job.task, candidate.training, seed)
     fit(module, batches_for(work, candidate.training, seed), job.machine, folder, loggers)
     if module.global_rank == 0:
-        finish_model(work, model, folder, {})
+        assert isinstance(module.model, PreTrainedModel)
+        finish_model(work, module.model, folder, {})

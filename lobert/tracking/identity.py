@@ -5,12 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from lobert.job import Job
+from lobert.launch.sweep import SWEEP_VARIABLE, in_sweep
 
-SWEEP_VARIABLE = "LOBERT_SWEEP"  # whoever launches a sweep leaves its name here
 LONGEST_NAME, LONGEST_TAG = 128, 64  # W&B takes no more characters
 
 JobType = Literal["teacher", "student", "anatomy", "sweep"]
@@ -58,5 +55,4 @@ def job_tags(job: Job, kind: JobType) -> Iterable[str]:
 
 def sweep_name() -> str | None:
     """The name of the sweep that this job is one of; None outside of a sweep."""
-    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return os.environ.get(SWEEP_VARIABLE) or None if sweeping else None
+    return os.environ.get(SWEEP_VARIABLE) or None if in_sweep() else None
