@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -233,16 +235,18 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", *settings, sizes, f"output_dir={tmp_path}"])
     monkeypatch.setenv(identity.SWEEP_VARIABLE, "curve")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # guard sets it: so it is put back
-    state = Singleton.get_state()
+    state, on_sigterm = Singleton.get_state(), signal.getsignal(signal.SIGTERM)
     try:
         assert cli.guard(application, CONF) == cli.USER_ERROR
     finally:
         Singleton.set_state(state)
+        signal.signal(signal.SIGTERM, on_sigterm)
     runs = {run.name: run for run in runs_in(tmp_path)}
     assert {name: run.exit_code for name, run in runs.items()} == {
         f"demo_tiny_svd@{keep}_untrained_seed0": code for keep, code in (("0.5", 0), ("0.4", 1), ("0.25", 0))
     }
-    assert {(run.group, run.job_type) for run in runs.values()} == {("curve", "student")}
+    name = os.environ[identity.SWEEP_VARIABLE]  # of the sweep, as whoever launches it has left it
+    assert {(run.group, run.job_type) for run in runs.values()} == {(name, "student")}
     assert ["score" in run.summary for run in runs.values() if not run.exit_code] == [True, True]
 
 
