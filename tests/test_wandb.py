@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -233,11 +234,12 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", *settings, sizes, f"output_dir={tmp_path}"])
     monkeypatch.setenv(identity.SWEEP_VARIABLE, "")  # guard sets it, too
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # guard sets it: so it is put back
-    state = Singleton.get_state()
+    state, on_sigterm = Singleton.get_state(), signal.getsignal(signal.SIGTERM)
     try:
         assert cli.guard(application, CONF) == cli.USER_ERROR
     finally:
         Singleton.set_state(state)
+        signal.signal(signal.SIGTERM, on_sigterm)
     runs = {run.name: run for run in runs_in(tmp_path)}
     assert {name: run.exit_code for name, run in runs.items() if name.startswith("demo")} == {
         f"demo_tiny_svd@{keep}_untrained_seed0": code for keep, code in (("0.5", 0), ("0.4", 1), ("0.25", 0))
