@@ -198,7 +198,7 @@ function latencyWords(parts, all) {
   if (unmeasured === all.length) return ["warning", "No latency was measured for this task."];
   const missing = unmeasured ? ` Left out: ${plural(unmeasured, "point")} without a latency, or with one of mixed conditions.` : "";
   const rest = others ? ` Measured under other conditions, and not in this chart: ${plural(others, "point")}; choose them above.` : "";
-  return [others ? "warning" : "note", `Forward pass, ${data.conditions[pareto.condition]}: the share of the teacher's time, timed in turn with it, of the teacher's median over all runs.${rest}${missing}`];
+  return [others ? "warning" : "note", `Forward pass: ${data.conditions[pareto.condition]}. A drift of the machine is taken out: shown is the ratio to the teacher, timed in turn, times the teacher's median.${rest}${missing}`];
 }
 
 // Pointer, finger and keyboard: the nearest point is told beside it and below the chart; a click or Enter holds it.
