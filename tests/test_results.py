@@ -128,7 +128,7 @@ VARIANTS = [
     RECORD,
     replace(RECORD, keep=None, teacher_score=None, retention=None, error=None, normalize=None),
     replace(RECORD, groups=[], found=[], commit="abc-dirty"),
-    replace(RECORD, score=1, groups=[{**GROUP, "rank": 8}]),
+    replace(RECORD, score=1, groups=[{**GROUP, "rank": 8}], latency=None),
 ]
 
 
@@ -304,9 +304,9 @@ def test_the_environment_fills_a_record(tmp_path: Path) -> None:
 
 RUNS = [
     replace(RECORD, task="RTE", decomp="svd"),
-    replace(RECORD, decomp="tucker_4d", keep_targets=0.1),
+    replace(RECORD, decomp="tucker_4d", keep=0.1, keep_targets=0.1),
     replace(RECORD, decomp="svd", seed=1),
-    replace(RECORD, decomp="tucker_4d", keep_targets=0.5, teacher_score=None, retention=None),
+    replace(RECORD, decomp="tucker_4d", keep=0.5, keep_targets=0.5, teacher_score=None, retention=None),
 ]
 
 
@@ -324,24 +324,32 @@ def test_rows_are_sorted_by_task_compression_and_share() -> None:
 def test_csv_holds_the_values_of_the_record() -> None:
     row = csv_rows(as_csv([RECORD]))[0]
     shared = row.keys() & {field.name for field in fields(Record)}
-    assert {key: row[key] for key in shared} == {key: str(getattr(RECORD, key)) for key in shared}
+    values = {key: getattr(RECORD, key) for key in shared}
+    assert {key: row[key] for key in shared} == {k: "" if value is None else str(value) for k, value in values.items()}
     assert float(row["macs_ratio"]) == RECORD.macs_per_token / RECORD.teacher_macs_per_token
     assert float(row["student_seconds"]) == RECORD.seconds["student"]
 
 
 def test_a_missing_number_is_empty_in_csv_and_a_dash_elsewhere() -> None:
-    lacking = [replace(RECORD, error=None)]
-    assert csv_rows(as_csv(lacking))[0]["error"] == ""
+    lacking = [replace(RECORD, error=None), replace(RECORD, decomp="svd")]
+    assert [row["error"] for row in csv_rows(as_csv(lacking))] == ["0.25", ""]
     assert "–" in as_text(lacking)
     assert "| – |" in as_markdown(lacking)
     assert "–" not in as_text([RECORD])
 
 
+def test_a_column_without_any_number_is_left_out() -> None:
+    lacking = [replace(RECORD, error=None, latency=None)]
+    assert "error" not in as_text(lacking)
+    assert "ms" not in as_text(lacking).split()
+    assert csv_rows(as_csv(lacking))[0]["error"] == csv_rows(as_csv(lacking))[0]["student_ms"] == ""
+
+
 def test_markdown_is_one_rectangle() -> None:
-    lines = as_markdown(RUNS).splitlines()
+    lines = [line for line in as_markdown(RUNS).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(RUNS)
     assert len({line.count("|") for line in lines}) == 1
-    assert "| 75.0 |" in lines[-1]
+    assert "| 75.0<sup>†</sup> |" in lines[-1]
 
 
 def test_text_tells_what_runs_share_once_and_never_cuts_a_number() -> None:
@@ -371,7 +379,18 @@ def summary(record: Record) -> str:
 
 
 def test_the_summary_tells_scores_sizes_times_and_places() -> None:
-    told = ["MRPC", "f1", "80.0", "75.0", "1,800,000", "24.4 %", "25.0 %", "4.00×", "student 12.5"]
+    told = [
+        "teacher 4.0 ms, student 2.0 ms, 2.00× as fast; batch 32, length 40",
+        "MRPC",
+        "f1",
+        "80.0",
+        "75.0",
+        "1,800,000",
+        "24.4 %",
+        "25.0 %",
+        "4.00×",
+        "student 12.5",
+    ]
     text = summary(RECORD)
     assert [word for word in [*told, "outputs/run/result.json", "outputs/student"] if word not in text] == []
 
@@ -381,6 +400,7 @@ def test_the_summary_fits_100_columns_and_says_what_was_found(record: Record) ->
     text = summary(record)
     assert max(map(len, text.splitlines())) <= 100
     assert ("teacher found" in text) == ("teacher" in record.found)
+    assert ("latency" in text) == (record.latency is not None)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +414,7 @@ def test_the_command_selects_by_task(
     assert [row["task"] for row in csv_rows(capsys.readouterr().out)] == tasks
 
 
-@pytest.mark.parametrize("form", ["text", "markdown", "csv"])
+@pytest.mark.parametrize("form", ["text", "markdown", "csv", "latex"])
 def test_the_command_writes_to_a_file_what_it_would_print(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:

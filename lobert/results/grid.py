@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
     **{">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$"},
-    **{"[": "{[}", "]": "{]}", "†": r"\textdagger{}", "–": "--", '"': r"\textquotedbl{}"},
+    **{"[": "{[}", "]": "{]}", "†": r"\textdagger{}", "–": "--"},
 }
 
 
@@ -73,7 +74,8 @@ def text_of(grid: Grid, width: int | None = None) -> str:
     notes = ["* " + grid.best] * bool(grid.best) + [*grid.notes]
     if left_out:
         notes.append(f"no room in {width} characters for {', '.join(left_out)}: choose columns by --columns")
-    return "".join(f"{part}\n" for part in [grid.caption, written, *notes] if part)
+    caption, *below = (_wrapped(words, width) if width else words for words in [grid.caption, *notes])
+    return "".join(f"{part}\n" for part in [caption, written, *below] if part)
 
 
 def markdown_of(grid: Grid) -> str:
@@ -128,6 +130,10 @@ def _printed(table: Table) -> list[str]:
 def latex(text: str) -> str:
     """Text with every letter that LaTeX takes for a command written so that it shows."""
     return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def _wrapped(words: str, width: int) -> str:
+    return textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _written(grid: Grid) -> str:

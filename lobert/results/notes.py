@@ -79,7 +79,8 @@ def is_uncertain(group: RunGroup) -> bool:
 
 def told_single(groups: Iterable[RunGroup]) -> list[str]:
     """Why groups are marked, if any is."""
-    why = f"one seed, of a task with fewer than {SMALL_TASK:,} training examples: five points between seeds are usual"
+    few = f"one seed, of a task with fewer than {SMALL_TASK:,} training examples"
+    why = f"{few}: on MRPC, seeds were reported to differ by five points"
     return [f"{SINGLE} {why}"] if any(map(is_uncertain, groups)) else []
 
 
@@ -148,4 +149,5 @@ def _kept(group: RunGroup, repeat: Record) -> Record:
 
 
 def _of(tasks: Sequence[str]) -> str:
-    return f" of {', '.join(f'{task} ({runs})' for task, runs in Counter(tasks).items())}"
+    counted = (f"{task} ({runs} run{'s' if runs > 1 else ''})" for task, runs in Counter(tasks).items())
+    return f" of {', '.join(counted)}"

@@ -41,7 +41,8 @@ def select(records: Sequence[Record], filters: Mapping[str, Sequence[str]]) -> l
         there = {_spelled(getattr(record, key)) for record in records}
         for value in values:
             if not any(same(getattr(record, key), value) for record in records):
-                raise LobertError(f"no run has {key}={value}: {suggest(value, there)}")
+                hint = suggest(value, there) if _number(value) is None else f"choices: {', '.join(sorted(there))}"
+                raise LobertError(f"no run has {key}={value}: {hint}")
     chosen = [record for record in records if all(_has(record, key, values) for key, values in filters.items())]
     if not chosen:
         asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lobert.errors import LobertError
 from lobert.results.cells import BEST, TIMED, best_groups, cell_of, words
-from lobert.results.columns import COLUMNS, Column, chosen_columns
+from lobert.results.columns import BY_KEY, COLUMNS, Column, chosen_columns
 from lobert.results.grid import Cell, Grid, Head, csv_of, latex_of, markdown_of, printable, render, text_of
 from lobert.results.groups import RunGroup, group_records, in_words, protocol
 from lobert.results.notes import (
@@ -24,6 +24,7 @@ from lobert.results.record import Record
 __all__ = ["Row", "as_csv", "as_latex", "as_markdown", "as_text", "in_order", "render", "run_grid"]
 
 WIDTH = 160  # of a text table, where that can be helped
+SIZE = BY_KEY["keep_targets"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ def _runs(group: RunGroup) -> list[RunGroup]:
 def _shown(rows: Sequence[Row], names: Sequence[str] | None, complete: bool) -> list[Column]:
     """The columns of numbers and facts, without those where no run has one."""
     if names is not None:
-        return [column for column in chosen_columns(names) if not column.identity]
+        chosen = [column for column in chosen_columns(names) if not column.identity]
+        told = len({SIZE.value(row.first) for row in rows}) < 2 or SIZE in chosen
+        return chosen if told else [SIZE, *chosen]  # methods have rows of several sizes
     facts = [column for column in COLUMNS if not column.identity and (complete or column.place)]
     return [c for c in facts if complete or any(c.value(r) is not None for row in rows for r in row.group.records)]
 
@@ -164,9 +167,10 @@ def _setting(rows: Sequence[Row], name: str) -> Stripe:
 
 def _measures(rows: Sequence[Row], columns: Sequence[Column], chosen: Sequence[str]) -> list[Stripe]:
     marked = next((c for c in columns if c.key == "score"), columns[0] if columns else None)
+    rivals = all(row.group is row.whole or row.whole.single for row in rows)  # a seed is not better than another
     stripes = []
     for column in columns:
-        best = best_groups([row.group for row in rows], column, [row.note for row in rows])
+        best = best_groups([row.group for row in rows], column, [row.note for row in rows]) if rivals else set()
         spread = column.key == "score" or column.key in chosen
         cells = [
             cell_of(row.group, column, spread, number in best, row.marks if column is marked else "")
