@@ -51,7 +51,7 @@ def outlast(worker: int = 0) -> None:
     Without its loaders, training could not reach the end of the step. It ends them when it stops.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LOADERS_WAIT))
+    signal.signal(signal.SIGTERM, _end_later)
 
 
 @dataclass
@@ -83,6 +83,11 @@ class StopRequest:
             # No print: the signal may have struck in the middle of one.
             os.write(2, b"stopping after this step: saving (Ctrl-C again stops at once, without)\n")
         self.signum = self.signum or signum
+
+
+def _end_later(signum: int, frame: FrameType | None) -> None:
+    signal.alarm(LOADERS_WAIT)
+    signal.signal(signum, signal.SIG_DFL)  # a second one is for this process
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:

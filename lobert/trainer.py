@@ -104,6 +104,15 @@ def run_fit(trainer: pl.Trainer, module: FineTuner, data: TextDataModule, checkp
         if isinstance(end.__context__, KeyboardInterrupt):
             raise end.__context__ from None
         raise
+    finally:
+        close_loaders(trainer)
+
+
+def close_loaders(trainer: pl.Trainer) -> None:
+    """End the processes that load data: those of an interrupted fit would hold up the end of this one."""
+    for loader in (trainer.train_dataloader, *(trainer.val_dataloaders or ())):
+        if loader is not None:
+            loader.close()
 
 
 def load_best(module: FineTuner, best: Path, last: Path) -> None:

@@ -1,6 +1,6 @@
 """Batches of similar length, in an order that is a function of seed and epoch, dealt to processes, resumable."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -143,15 +143,22 @@ class ResumableLoader:
         self.split, self.batch_sampler = split, batch_sampler
         self.pad_token_id, self.num_workers, self.progress = pad_token_id, num_workers, progress
         self._start = 0
+        self._pass: Generator[dict[str, Tensor], None, None] | None = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         start, self._start = self._start, 0
-        return self._batches(start)
+        self._pass = self._batches(start)
+        return self._pass
 
-    def _batches(self, start: int) -> Iterator[dict[str, Tensor]]:
+    def close(self) -> None:
+        """End the pass that is under way, and the processes that load for it."""
+        if self._pass is not None:
+            self._pass.close()
+
+    def _batches(self, start: int) -> Generator[dict[str, Tensor], None, None]:
         yield from DataLoader(
             self.split,  # type: ignore[arg-type]  # has __len__ and __getitem__, all that a map-style data set needs
             batch_sampler=list(self.batch_sampler)[start:],

@@ -42,13 +42,14 @@ def collect(folder: Path) -> Collection:
     runs, skipped = find_runs(folder)
     anatomies, broken = find_anatomies(folder)
     if not runs and not anatomies:
-        hint = f"make one with python train.py output_dir={folder}"
-        unusable = (
-            f" ({len(skipped + broken)} files could not be read: {(skipped + broken)[0]})" if skipped + broken else ""
-        )
-        raise LobertError(f"no finished run under '{folder}'{unusable}: {hint}")
+        raise LobertError(_nothing(folder, [*skipped, *broken]))
     curves, unread = _all_curves(runs)
     return Collection(folder, runs, curves, anatomies, [*skipped, *broken, *unread])
+
+
+def _nothing(folder: Path, unusable: list[str]) -> str:
+    rest = f" ({len(unusable)} could not be read; the first: {unusable[0]})" if unusable else ""
+    return f"no finished run under '{folder}'{rest}: make one with python train.py output_dir={folder}"
 
 
 def _all_curves(runs: dict[Path, Record]) -> tuple[dict[Path, dict[str, Curve]], list[str]]:

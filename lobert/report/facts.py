@@ -40,10 +40,15 @@ def _scores(group: RunGroup) -> Iterator[tuple[str, str]]:
     first = group.first
     for name in first.metrics:
         yield f"{name} of the student", _points(group, partial(_metric, name))
-    yield f"{first.metric} of the teacher", _points(group, lambda record: record.teacher_score)
+    yield f"{first.metric} of the teacher", _share(group.first.teacher_score)
     yield "before training", _points(group, lambda record: record.zero_shot_score)
     yield "agrees with the teacher", _points(group, lambda record: record.agreement, " %")
     yield "divergence from the teacher", plus_minus(group.statistic(lambda record: record.divergence), 3)
+
+
+def _share(value: Number, unit: str = "") -> str:
+    """A number that all seeds have."""
+    return "–" if value is None else f"{100 * value:.1f}{unit}"
 
 
 def _metric(name: str, record: Record) -> Number:
@@ -61,9 +66,9 @@ def _points(group: RunGroup, value: Callable[[Record], Number], unit: str = "") 
 def _sizes(group: RunGroup) -> Iterator[tuple[str, str]]:
     first = group.first
     if first.groups:
-        yield "kept of the targets", _points(group, lambda record: record.keep_targets, " %")
-    yield "kept of the encoder", _points(group, lambda record: record.keep_encoder, " %")
-    yield "kept of the model", _points(group, lambda record: record.keep_model, " %")
+        yield "kept of the targets", _share(first.keep_targets, " %")
+    yield "kept of the encoder", _share(first.keep_encoder, " %")
+    yield "kept of the model", _share(first.keep_model, " %")
     yield "parameters", f"{first.parameters:,} of {first.teacher_parameters:,}"
     yield "multiply-adds / token", f"{first.macs_per_token:,} of {first.teacher_macs_per_token:,}"
     yield "error of the weights", plus_minus(group.statistic(lambda record: record.error), 3)

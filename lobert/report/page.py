@@ -8,7 +8,7 @@ from typing import Any
 
 from lobert.report.series import BASELINE, DARK, LIGHT
 
-SCRIPTS = ("draw.js", "pareto.js", "curves.js", "table.js", "anatomy.js", "page.js")
+SCRIPTS = ("draw.js", "pareto.js", "details.js", "curves.js", "table.js", "anatomy.js", "page.js")
 
 
 def render_page(data: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ def table(records: Sequence[Record]) -> Json:
 
 def _row(cells: Sequence[Cell]) -> Json:
     return {
-        "cells": [cell.text + cell.marks for cell in cells],
+        "cells": [cell.text for cell in cells],
+        "marks": [cell.marks for cell in cells],
         "keys": [_key(cell) for cell in cells],
         "best": [index for index, cell in enumerate(cells) if cell.best],
     }

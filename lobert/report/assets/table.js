@@ -8,7 +8,7 @@ function startTable(data) {
     html("button", { type: "button", onclick: () => { turn(state, index, columns[index]); draw(); } }, column.title)));
   const draw = () => {
     const shown = sorted(rows, state).filter((row) => matches(row, state.words));
-    body.replaceChildren(...shown.map((row) => html("tr", {}, row.cells.map((cell, index) => tableCell(cell, row.best.includes(index), columns[index])))));
+    body.replaceChildren(...shown.map((row) => html("tr", {}, row.cells.map((_, index) => tableCell(row, index, columns[index])))));
     heads.forEach((head, index) => head.setAttribute("aria-sort", order(state, index)));
     count.textContent = shown.length === rows.length ? plural(rows.length, "row") : `${shown.length} of ${rows.length} rows`;
   };
@@ -20,7 +20,11 @@ function startTable(data) {
   draw();
 }
 
-const tableCell = (text, best, column) => html("td", { class: [column.name ? "name" : "", best ? "best" : ""].join(" ").trim() || null }, text);
+function tableCell(row, index, column) {
+  const kinds = [column.name ? "name" : "", row.best.includes(index) ? "best" : ""].join(" ").trim();
+  return html("td", { class: kinds || null }, row.cells[index], row.marks[index] ? html("sup", {}, row.marks[index]) : null);
+}
+
 const matches = (row, words) => words.split(/\s+/).every((word) => row.cells.join(" ").toLowerCase().includes(word));
 const order = (state, index) => (state.column !== index ? "none" : state.falling ? "descending" : "ascending");
 
