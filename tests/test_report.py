@@ -270,6 +270,13 @@ def test_figures_are_png_and_pdf_with_embedded_truetype(tmp_path: Path) -> None:
             assert b"/Type3" not in content
 
 
+def test_the_same_runs_make_the_same_bytes(tmp_path: Path) -> None:
+    for ending in (".png", ".pdf"):
+        for name in "ab":
+            save_figure(pareto_figure(SEEDS), tmp_path / f"{name}{ending}")
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+
+
 def test_a_series_looks_the_same_in_the_figures_of_all_tasks() -> None:
     records = [run(decomp="svd"), run(decomp="tt_4d"), run(task="RTE", decomp="tt_4d")]
     figures = dict(all_figures(records, {}, []))
