@@ -21,10 +21,10 @@ from lobert.report.data import collect
 from lobert.report.heatplot import words
 from lobert.report.page import embed
 from lobert.report.payload import payload
-from lobert.report.plots import pareto_figure, write_plots
+from lobert.report.plots import all_figures, pareto_figure, write_plots
 from lobert.report.points import conditions, make_points, make_teachers
 from lobert.report.series import DARK, LIGHT, MARKERS, draw_series, series_names
-from lobert.report.style import save_figure
+from lobert.report.style import MARKS, save_figure
 from lobert.report.thinning import MOST_POINTS, run_curves, thin
 from lobert.results import Record
 
@@ -270,6 +270,22 @@ def test_figures_are_png_and_pdf_with_embedded_truetype(tmp_path: Path) -> None:
             assert b"/Type3" not in content
 
 
+def test_the_same_runs_make_the_same_bytes(tmp_path: Path) -> None:
+    for ending in (".png", ".pdf"):
+        for name in "ab":
+            save_figure(pareto_figure(SEEDS), tmp_path / f"{name}{ending}")
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+
+
+def test_a_series_looks_the_same_in_the_figures_of_all_tasks() -> None:
+    records = [run(decomp="svd"), run(decomp="tt_4d"), run(task="RTE", decomp="tt_4d")]
+    figures = dict(all_figures(records, {}, []))
+    looks = draw_series(["svd", "tt_4d"])["tt_4d"]
+    for task in ("MRPC", "RTE"):
+        lines = figures[f"pareto-encoder-{task}"].axes[0].lines
+        assert (looks.light, MARKS[looks.marker]) in {(line.get_color(), line.get_marker()) for line in lines}
+
+
 def test_names_of_files_are_safe_and_their_own(tmp_path: Path) -> None:
     for number, task in enumerate(("a/../b", "a_.._b")):
         write_anatomy(tmp_path / "in", anatomy(task=task, cells=[cells()[-1]]), str(number))
@@ -292,11 +308,13 @@ def test_a_figure_has_a_panel_per_task_and_one_condition_of_latency(tmp_path: Pa
 
 def test_curves_of_seeds_become_one_line_with_a_band(tmp_path: Path) -> None:
     collection = collect(write_runs(tmp_path, SEEDS, curves=4))
-    figure = draw_curves(make_points(collection.records), collection.curves_by_record)
+    points = make_points(collection.records)
+    looks = draw_series(point.series for point in points)
+    figure = draw_curves(points, collection.curves_by_record, looks)
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(TERMS)
     assert [(len(axes.lines), len(axes.collections)) for axes in figure.axes] == [(1, 1)] * 3
-    assert draw_curves(make_points(collection.records), {}) is None
+    assert draw_curves(points, {}, looks) is None
 
 
 def test_neither_report_nor_figures_load_torch() -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lobert.report.facts import title
 from lobert.report.points import Point
-from lobert.report.series import LIGHT, Series, draw_series
+from lobert.report.series import LIGHT, Series
 from lobert.report.style import COLUMN_WIDTH, in_legend
 from lobert.report.thinning import Curve
 
@@ -20,7 +20,7 @@ DASHES = ("-", "--", ":", "-.")
 Curves = Mapping[str, Curve]
 
 
-def draw_curves(points: Sequence[Point], curves: Mapping[int, Curves]) -> Figure | None:
+def draw_curves(points: Sequence[Point], curves: Mapping[int, Curves], series: Mapping[str, Series]) -> Figure | None:
     """Curves of the best group of each series, means and deviations over seeds; None where nothing was trained.
 
     `curves` are by the `id` of the record of their run.
@@ -32,7 +32,6 @@ def draw_curves(points: Sequence[Point], curves: Mapping[int, Curves]) -> Figure
         return None
     figure = Figure(figsize=(COLUMN_WIDTH, 1.15 * len(names) + 0.4 + 0.14 * len(drawn)), layout="constrained")
     panels = list(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
-    series = draw_series(point.series for point in points)
     for panel, name in zip(panels, names, strict=True):
         panel.set_title(name, loc="left")
         panel.grid(True)

@@ -32,7 +32,7 @@ class HeatMap:
 
 MAPS = (
     HeatMap("weights", "relative error of the weights", lambda _, cell: cell.error),
-    HeatMap("outputs", "relative error of their outputs", lambda _, cell: cell.output_error),
+    HeatMap("outputs", "relative error of the outputs", lambda _, cell: cell.output_error),
     HeatMap("score", "change of {metric} in points,\none group compressed alone", Anatomy.drop, signed=True),
 )
 

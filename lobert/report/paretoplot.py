@@ -1,7 +1,7 @@
 """The Pareto front as a figure: a panel per task, in the colours and markers of the page."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,17 +11,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lobert.report.axes import Axis, front, logarithmic
 from lobert.report.points import Point, Teacher
-from lobert.report.series import Series, draw_series
+from lobert.report.series import Series
 from lobert.report.style import COLUMN_WIDTH, GREY, MARKS, in_legend
 
 INK = "#1a1d21"
 FRONT: dict[str, Any] = {"color": GREY, "alpha": 0.3, "linewidth": 3.5}
 
 
-def draw_pareto(points: Sequence[Point], teachers: Sequence[Teacher], axis: Axis, measured: str | None) -> Figure:
-    """Score against `axis`. Of latencies only those under the condition `measured` are drawn."""
+def draw_pareto(
+    points: Sequence[Point],
+    teachers: Sequence[Teacher],
+    axis: Axis,
+    measured: str | None,
+    series: Mapping[str, Series],
+) -> Figure:
+    """Score against `axis`, in the looks of `series`. Of latencies only those under `measured` are drawn."""
     shown = [point for point in points if place(point, axis, measured) is not None]
-    series = draw_series(point.series for point in points)
     tasks = sorted({point.record.task for point in points})
     columns = min(2, max(1, len(tasks)))
     rows = -(-len(tasks) // columns) or 1
@@ -50,7 +55,7 @@ def place(point: Point, axis: Axis, measured: str | None) -> float | None:
 
 def _panel(
     panel: Axes, points: Sequence[Point], teachers: Sequence[Teacher], axis: Axis, measured: str | None,
-    series: dict[str, Series],
+    series: Mapping[str, Series],
 ) -> None:  # fmt: skip
     where = [place(point, axis, measured) or 0.0 for point in points]
     stars = [t.milliseconds.get(measured or "") if axis.key == "latency" else t.x[axis.key] for t in teachers]
@@ -64,7 +69,7 @@ def _panel(
         _mark(panel, point, x, series[point.series])
     panel.set_xlabel(f"{axis.title}, {axis.unit}")
     if axis.key == "latency" and measured:
-        panel.set_xlabel(f"{axis.title}, {axis.unit}\n{textwrap.fill(measured, 50)}", linespacing=1.3)
+        panel.set_xlabel(f"{axis.title}, {axis.unit}\n{textwrap.fill(measured, 46)}", linespacing=1.3)
 
 
 def _scale(panel: Axes, values: Sequence[float]) -> None:
@@ -85,7 +90,7 @@ def _front(panel: Axes, points: Sequence[Point], where: Sequence[float]) -> None
     panel.step(across, scores, where="post", zorder=1, solid_capstyle="butt", **FRONT)
 
 
-def _lines(panel: Axes, points: Sequence[Point], where: Sequence[float], series: dict[str, Series]) -> None:
+def _lines(panel: Axes, points: Sequence[Point], where: Sequence[float], series: Mapping[str, Series]) -> None:
     """A thin line through the points that differ in size alone."""
     for chain in dict.fromkeys(point.chain for point in points):
         own = sorted((x, p.score.mean, p.series) for x, p in zip(where, points, strict=True) if p.chain == chain)
@@ -140,5 +145,5 @@ def _legend_columns(names: Sequence[str], columns: int) -> int:
     return max(1, min(4 * columns, int(COLUMN_WIDTH * columns * 17 / (longest + 6))))
 
 
-def _legend_rows(series: dict[str, Series], columns: int) -> int:
+def _legend_rows(series: Mapping[str, Series], columns: int) -> int:
     return -(-(len(series) + 2) // _legend_columns(list(series), columns))

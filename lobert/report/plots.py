@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,7 +12,8 @@ from lobert.report.axes import AXES
 from lobert.report.curveplot import Curves, draw_curves
 from lobert.report.heatplot import MAPS, draw_anatomy
 from lobert.report.paretoplot import draw_pareto, place
-from lobert.report.points import conditions, make_points, make_teachers
+from lobert.report.points import Point, Teacher, conditions, make_points, make_teachers
+from lobert.report.series import Series, draw_series
 from lobert.report.style import paper_style, save_figure
 from lobert.results.record import Record
 
@@ -26,8 +28,9 @@ def pareto_figure(records: Sequence[Record], axis: str = "encoder", measured: st
     points.
     """
     points, teachers = make_points(records), make_teachers(records)
+    chosen = measured or next(iter(conditions(points)), None)
     with paper_style():
-        return draw_pareto(points, teachers, AXES[axis], measured or next(iter(conditions(points)), None))
+        return draw_pareto(points, teachers, AXES[axis], chosen, draw_series(point.series for point in points))
 
 
 def write_plots(
@@ -41,40 +44,48 @@ def write_plots(
     `curves` are those of the students, by the `id` of the record of their run.
     """
     written: dict[Path, None] = {}
-    for name, figure in all_figures(records, curves, anatomies):
-        stem = _free(folder, name, written)
-        for ending in FORMATS:
-            path = stem.with_name(stem.name + ending)
-            save_figure(figure, path)
-            written[path] = None
+    with paper_style():
+        for name, figure in all_figures(records, curves, anatomies):
+            stem = _free(folder, name, written)
+            for path in (stem.with_name(stem.name + ending) for ending in FORMATS):
+                save_figure(figure, path)
+                written[path] = None
     return list(written)
 
 
 def all_figures(
     records: Sequence[Record], curves: Mapping[int, Curves], anatomies: Sequence[Anatomy]
 ) -> Iterator[tuple[str, Figure]]:
-    """Names and figures, one at a time: fronts and curves by task, then the anatomies."""
-    for task in sorted({record.task for record in records}):
-        own = [record for record in records if record.task == task]
-        for name, figure in _of_task(own, curves):
+    """Names and figures, one at a time: fronts and curves by task, then the anatomies. In the style of the caller."""
+    points, teachers = make_points(records), make_teachers(records)
+    series = draw_series(point.series for point in points)  # of all tasks, so that they look alike in all
+    for task in sorted({point.record.task for point in points}):
+        own = [point for point in points if point.record.task == task]
+        taught = [teacher for teacher in teachers if teacher.task == task]
+        for name, figure in chain(_fronts(own, taught, series), _curves(own, curves, series)):
             yield f"{name}-{task}", figure
     for anatomy in anatomies:
         kept = "" if anatomy.keep is None else f"-{anatomy.keep:g}"
         for heat in MAPS:
-            with paper_style():
-                figure_or_none = draw_anatomy(anatomy, heat)
-            if figure_or_none:
-                yield f"anatomy-{heat.name}-{anatomy.task}-{anatomy.encoder}-{anatomy.decomp}{kept}", figure_or_none
+            drawn = draw_anatomy(anatomy, heat)
+            if drawn:
+                yield f"anatomy-{heat.name}-{anatomy.task}-{anatomy.encoder}-{anatomy.decomp}{kept}", drawn
 
 
-def _of_task(records: Sequence[Record], curves: Mapping[int, Curves]) -> Iterator[tuple[str, Figure]]:
-    points = make_points(records)
+def _fronts(
+    points: Sequence[Point], teachers: Sequence[Teacher], series: Mapping[str, Series]
+) -> Iterator[tuple[str, Figure]]:
     for key, axis in AXES.items():
         for number, measured in enumerate(conditions(points) if key == "latency" else [None]):
             if any(place(point, axis, measured) is not None for point in points):
-                yield f"pareto-{key}{f'-{number + 1}' if number else ''}", pareto_figure(records, key, measured)
-    with paper_style():
-        figure = draw_curves(points, curves)
+                name = f"pareto-{key}-{number + 1}" if number else f"pareto-{key}"
+                yield name, draw_pareto(points, teachers, axis, measured, series)
+
+
+def _curves(
+    points: Sequence[Point], curves: Mapping[int, Curves], series: Mapping[str, Series]
+) -> Iterator[tuple[str, Figure]]:
+    figure = draw_curves(points, curves, series)
     if figure:
         yield "curves", figure
 
