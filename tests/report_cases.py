@@ -32,17 +32,18 @@ def write_curves(folder: Path, steps: int) -> None:
 def cells(**changes: Any) -> list[dict[str, Any]]:
     layered = [
         {"layer": layer, "role": role, "group": f"{role}s", "error": 0.25 * layer, "output_error": 0.1, "score": 0.78,
-         "agreement": 0.9}
+         "agreement": 0.9, "divergence": 0.02}
         for layer in (0, 1)
         for role in ("query", "output")
     ]  # fmt: skip
     alone = {"layer": None, "role": "pooler", "group": "pooler", "error": 0.5, "output_error": None, "score": None}
-    return [*layered, {**alone, "agreement": None, **changes}]
+    return [*layered, {**alone, "agreement": None, "divergence": None, **changes}]
 
 
 def anatomy(**changes: Any) -> dict[str, Any]:
     return {
         "schema": 1, "task": "MRPC", "encoder": "tiny", "decomp": "svd", "keep": 0.25, "metric": "accuracy",
+        "objective": "weights", "examples": 12, "dev_examples": 408,
         "teacher_score": 0.8, "teacher_fingerprint": "ab", "cells": cells(), **changes,
     }  # fmt: skip
 

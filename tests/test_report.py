@@ -13,12 +13,11 @@ from test_results import RECORD
 
 from lobert.errors import LobertError
 from lobert.report.__main__ import main
-from lobert.report.anatomy import find_anatomies, read_anatomy
 from lobert.report.axes import front, logarithmic
 from lobert.report.commands import commands
 from lobert.report.curveplot import draw_curves
 from lobert.report.data import collect
-from lobert.report.heatplot import words
+from lobert.report.heatplot import change, words
 from lobert.report.page import embed
 from lobert.report.payload import payload
 from lobert.report.plots import all_figures, pareto_figure, write_plots
@@ -27,6 +26,7 @@ from lobert.report.series import DARK, LIGHT, MARKERS, draw_series, series_names
 from lobert.report.style import MARKS, save_figure
 from lobert.report.thinning import MOST_POINTS, run_curves, thin
 from lobert.results import Record
+from lobert.results.anatomy import columns_of, find_anatomies, read_anatomy, rows_of
 
 # What a chart is made of
 
@@ -195,20 +195,22 @@ def test_broken_curves_are_named_and_not_fatal(tmp_path: Path, text: str) -> Non
 
 
 BROKEN = [
-    ("{", "not whole"),
-    ("[1]", "no anatomy of schema 1"),
-    (anatomy(schema=2), "no anatomy of schema 1"),
-    ({"schema": 1}, "lacks 'cells'"),
+    ("{", "no valid anatomy"),
+    ("[1]", "schema is not 1"),
+    (anatomy(schema=2), "schema is not 1"),
+    ({"schema": 1}, "no cells"),
+    ({"schema": 1, "cells": cells()}, "it lacks 'task'"),
+    (anatomy(cells=[{"layer": 0}]), "a cell lacks 'role'"),
     (anatomy(cells=[]), "no cells"),
     (anatomy(task=3), "'task' is 3"),
     (anatomy(teacher_score="high"), "'teacher_score' is 'high'"),
-    (anatomy(cells=cells(role="mouth")), "no role 'mouth'"),
-    (anatomy(cells=cells(layer=1)), "'pooler' with layer 1"),
+    (anatomy(cells=cells(role=3)), "'role' is 3"),
+    (anatomy(cells=cells(layer="1")), "'layer' is '1'"),
     (anatomy(cells=cells(error=None)), "'error' is None"),
     (anatomy(cells=cells(error=True)), "'error' is True"),
     (anatomy(cells=[*cells(), *cells()]), "same weight"),
     (anatomy(cells=["a"]), "a cell is 'a'"),
-    (json.dumps(anatomy()).replace("0.25", "NaN"), "is nan"),
+    (json.dumps(anatomy()).replace("0.25", "NaN"), "NaN is no number"),
 ]
 
 
@@ -227,9 +229,9 @@ def test_an_anatomy_is_a_grid_of_its_weights(tmp_path: Path) -> None:
     write_anatomy(tmp_path, "{", "other.partial")
     (found,), broken = find_anatomies(tmp_path)
     assert broken == []
-    assert set(found.grid()) == {("0", "query"), ("0", "output"), ("1", "query"), ("1", "output"), ("pooler", "pooler")}
-    assert found.drop(found.cells[0]) == pytest.approx(-2.0)
-    assert found.drop(found.cells[-1]) is None
+    assert (rows_of(found), columns_of(found)) == (["0", "1", "pooler"], ["query", "output"])
+    assert change(found, found.cells[0]) == pytest.approx(-2.0)
+    assert change(found, found.cells[-1]) is None
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from lobert.results.record import Record
 from lobert.tracking import identity
 from lobert.tracking.dashboard import PALETTE, colours, dashboard, save, specification
 from lobert.tracking.identity import Identity, job_identity
-from lobert.tracking.run import tracked
+from lobert.tracking.run import DAMAGE, tracked
 from lobert.tracking.summary import RUN_COLUMNS, curves_by_compression, flat_record
 from lobert.tracking.sweep import log_sweep
 
@@ -328,8 +328,8 @@ def test_the_dashboard_shows_what_runs_log(student: Logged, anatomy: Logged) -> 
         where, _, name = key.partition(":")
         assert name in (student.summary if where == "summary" else student.config), key
     pictures = [key for panel in found if panel["viewType"] == "Media Browser" for key in panel["config"]["mediaKeys"]]
-    assert pictures == ["pareto_picture", "damage"]
-    assert {"damage", "anatomy"} <= anatomy.keys()
+    assert pictures == ["pareto_picture", *DAMAGE.values()]
+    assert {*DAMAGE.values(), "anatomy"} <= anatomy.keys()
     assert '"anatomy"' in json.dumps(found)
 
 

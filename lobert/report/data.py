@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lobert.errors import LobertError
-from lobert.report.anatomy import Anatomy, find_anatomies
 from lobert.report.thinning import Curve, run_curves
+from lobert.results.anatomy import Anatomy, find_anatomies
 from lobert.results.record import Record, find_runs
 
 

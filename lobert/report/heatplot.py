@@ -8,8 +8,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lobert.report.anatomy import Anatomy, DamagedWeight, Number, columns_of, rows_of
 from lobert.report.style import COLUMN_WIDTH, FAINT
+from lobert.results.anatomy import Anatomy, Cell, columns_of, drop, row_of, rows_of
+from lobert.results.record import Number
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#08457e"])
 CHANGE = LinearSegmentedColormap.from_list("change", ["#b3400a", "#ffffff", "#0072b2"])
@@ -20,20 +21,26 @@ TITLES = {
 LEAST_CHANGE = 1.0  # point at the end of the scale: less is noise, and should not look like damage
 
 
+def change(anatomy: Anatomy, cell: Cell) -> Number:
+    """Points that the score changes by where only the weight's group is compressed; negative is a loss."""
+    points = drop(anatomy, cell)
+    return None if points is None else -points
+
+
 @dataclass(frozen=True)
 class HeatMap:
     """One quantity of all weights; `signed` has a scale centred on zero."""
 
     name: str
     title: str
-    value: Callable[[Anatomy, DamagedWeight], Number]
+    value: Callable[[Anatomy, Cell], Number]
     signed: bool = False
 
 
 MAPS = (
     HeatMap("weights", "relative error of the weights", lambda _, cell: cell.error),
     HeatMap("outputs", "relative error of the outputs", lambda _, cell: cell.output_error),
-    HeatMap("score", "change of {metric} in points,\none group compressed alone", Anatomy.drop, signed=True),
+    HeatMap("score", "change of {metric} in points,\none group compressed alone", change, signed=True),
 )
 
 
@@ -63,10 +70,10 @@ def words(value: float, signed: bool) -> str:
 
 
 def _cell(
-    panel: Axes, cell: DamagedWeight, rows: list[str], columns: list[str], value: Number, most: float, signed: bool
+    panel: Axes, cell: Cell, rows: list[str], columns: list[str], value: Number, most: float, signed: bool
 ) -> None:
     """One rectangle with its number; a weight outside the layers is as wide as all columns."""
-    row = rows.index(cell.role if cell.layer is None else str(cell.layer))
+    row = rows.index(row_of(cell))
     left, width = (0, len(columns)) if cell.layer is None else (columns.index(cell.role), 1)
     share = 0.0 if value is None else value / most
     colour = CHANGE((share + 1) / 2) if signed else HEAT(share)
@@ -80,7 +87,15 @@ def _cell(
 def _labels(panel: Axes, rows: list[str], columns: list[str]) -> None:
     panel.set_xlim(0, len(columns))
     panel.set_ylim(len(rows), 0)
-    panel.set_xticks([i + 0.5 for i in range(len(columns))], [TITLES.get(role, "") for role in columns])
-    panel.set_yticks([i + 0.5 for i in range(len(rows))], [TITLES.get(row, f"layer {row}") for row in rows])
+    panel.set_xticks([i + 0.5 for i in range(len(columns))], [_title(role, "\n") for role in columns])
+    panel.set_yticks(
+        [i + 0.5 for i in range(len(rows))],
+        [_title(row, " ") for row in rows],
+    )
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
+
+
+def _title(name: str, gap: str) -> str:
+    """The words at a row or a column."""
+    return f"layer {name}" if name.isdecimal() else TITLES.get(name, name.replace("_", gap))

@@ -6,15 +6,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lobert import __version__
-from lobert.report.anatomy import Anatomy, columns_of, rows_of
 from lobert.report.axes import AXES
 from lobert.report.commands import commands
 from lobert.report.data import Collection
 from lobert.report.facts import count, facts, title
+from lobert.report.heatplot import change
 from lobert.report.points import Point, Teacher, conditions, make_points, make_teachers
 from lobert.report.rows import table
 from lobert.report.series import BASELINE, LIGHT, Series, draw_series, series_names
 from lobert.report.thinning import MOST_POINTS, Curve
+from lobert.results.anatomy import Anatomy, columns_of, rows_of
 from lobert.results.groups import group_records
 from lobert.results.record import Record
 
@@ -124,12 +125,11 @@ def _run_curves(record: Record, curves: Mapping[str, Curve]) -> Json:
 
 def _anatomy(anatomy: Anatomy) -> Json:
     kept = "exact ranks" if anatomy.keep is None else f"keep {anatomy.keep:g}"
-    examples = anatomy.extra.get("examples")
     return {
         "title": f"{anatomy.task} · {anatomy.encoder} · {anatomy.decomp} · {kept}",
         "metric": anatomy.metric,
         "teacher": 100 * anatomy.teacher_score,
-        "examples": f"Measured on {examples:,} dev examples. " if isinstance(examples, int) else "",
+        "examples": f"Measured on {anatomy.examples:,} of {anatomy.dev_examples:,} dev examples. ",
         "columns": columns_of(anatomy),
         "rows": rows_of(anatomy),
         "cells": [
@@ -139,7 +139,7 @@ def _anatomy(anatomy: Anatomy) -> Json:
                 "group": cell.group,
                 "error": round(cell.error, 4),
                 "output_error": None if cell.output_error is None else round(cell.output_error, 4),
-                "drop": None if cell.score is None else round(anatomy.drop(cell) or 0.0, 3),
+                "drop": None if cell.score is None else round(change(anatomy, cell) or 0.0, 3),
                 "agreement": cell.agreement,
             }
             for cell in anatomy.cells

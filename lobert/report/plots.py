@@ -7,7 +7,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lobert.report.anatomy import Anatomy
 from lobert.report.axes import AXES
 from lobert.report.curveplot import Curves, draw_curves
 from lobert.report.heatplot import MAPS, draw_anatomy
@@ -15,6 +14,7 @@ from lobert.report.paretoplot import draw_pareto, place
 from lobert.report.points import Point, Teacher, conditions, make_points, make_teachers
 from lobert.report.series import Series, draw_series
 from lobert.report.style import paper_style, save_figure
+from lobert.results.anatomy import Anatomy
 from lobert.results.record import Record
 
 FORMATS = (".png", ".pdf")

@@ -4,17 +4,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from rich import box
 from rich.table import Table
 
 from lobert.artefacts import write_atomic
 from lobert.errors import LobertError, first_line
+from lobert.results.checks import fits, no_number
 from lobert.results.table import render
 
 ANATOMY_SCHEMA = 1
 ANATOMY_FILE = "anatomy.json"
+LAYER_ROLES = ("query", "key", "value", "attention_output", "intermediate", "output")
+LAST = "pooler"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Anatomy:
     task: str
     encoder: str
     decomp: str
-    keep: float | None  # as asked
+    keep: float | None  # as asked; None where ranks were given
     objective: str
     metric: str
     teacher_score: float
@@ -64,21 +67,76 @@ def write_anatomy(path: Path, anatomy: Anatomy) -> None:
     write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def find_anatomies(folder: Path) -> tuple[list[Anatomy], list[str]]:
+    """Every readable anatomy under `folder`, in order of task, encoder and compression; a sentence for each other."""
+    found, broken = [], []
+    for path in sorted(folder.rglob(ANATOMY_FILE)):
+        if any(part.endswith(".partial") or ".broken-" in part for part in path.parts):
+            continue  # being made, or set aside
+        try:
+            found.append(read_anatomy(path))
+        except LobertError as error:
+            broken.append(str(error))
+    return sorted(found, key=lambda a: (a.task, a.encoder, a.decomp, -(a.keep or 0))), broken
+
+
 def read_anatomy(path: Path) -> Anatomy:
-    """The anatomy in a file; LobertError where it cannot be read or is of another form."""
+    """The anatomy in a file.
+
+    Raises:
+        LobertError: it is unreadable, of another schema, or not of the form; the sentence names file and reason.
+    """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        schema = content.pop("schema")
-        if schema != ANATOMY_SCHEMA:
-            raise LobertError(
-                f"{path} has schema {schema!r}, and this version reads schema {ANATOMY_SCHEMA}: remove its folder and "
-                "run stage=anatomy again"
-            )
-        return Anatomy(**{**content, "cells": [Cell(**cell) for cell in content["cells"]]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
+        return checked(content)
+    except (OSError, ValueError, RecursionError) as error:
         raise LobertError(
-            f"{path} cannot be read ({first_line(error)}): delete {path.parent} and run again to make it anew"
+            f"{path} is no valid anatomy ({first_line(error)}): delete {path.parent} and run stage=anatomy again"
         ) from None
+
+
+def checked(content: Any) -> Anatomy:
+    """An anatomy from JSON; ValueError where it is none."""
+    if not isinstance(content, dict) or content.get("schema") != ANATOMY_SCHEMA:
+        raise ValueError(f"its schema is not {ANATOMY_SCHEMA}")
+    cells = content.get("cells")
+    if not isinstance(cells, list) or not cells:
+        raise ValueError("it has no cells")
+    read = [Cell(**fitting(Cell, cell, "a cell")) for cell in cells]
+    if len({(cell.layer, cell.role) for cell in read}) < len(read):
+        raise ValueError("two cells are of the same weight")
+    return Anatomy(**{**fitting(Anatomy, {**content, "cells": []}, "it"), "cells": read})
+
+
+def fitting(kind: type, content: Any, what: str) -> dict[str, Any]:
+    """The fields of a dataclass, each of its type; ValueError for one that is missing or of another type."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} is {content!r}")
+    hints = get_type_hints(kind)
+    if missing := [name for name in hints if name not in content]:
+        raise ValueError(f"{what} lacks '{missing[0]}'")
+    for name, wanted in hints.items():
+        if name != "cells" and not fits(content[name], wanted):
+            raise ValueError(f"'{name}' is {content[name]!r}")
+    return {name: content[name] for name in hints}
+
+
+def row_of(cell: Cell) -> str:
+    """The number of the layer, or the role that is in none."""
+    return cell.role if cell.layer is None else str(cell.layer)
+
+
+def rows_of(anatomy: Anatomy) -> list[str]:
+    """Rows from the input to the output: the embeddings, the numbers of the layers, the pooler."""
+    layers = sorted({cell.layer for cell in anatomy.cells if cell.layer is not None})
+    others = list(dict.fromkeys(cell.role for cell in anatomy.cells if cell.layer is None))
+    return [*(r for r in others if r != LAST), *map(str, layers), *(r for r in others if r == LAST)]
+
+
+def columns_of(anatomy: Anatomy) -> list[str]:
+    """The roles in layers, in the order in which a layer uses them, and then those of other names."""
+    roles = dict.fromkeys(cell.role for cell in anatomy.cells if cell.layer is not None)
+    return [role for role in LAYER_ROLES if role in roles] + [role for role in roles if role not in LAYER_ROLES]
 
 
 def drop(anatomy: Anatomy, cell: Cell) -> float | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints, is_typeddict
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -32,3 +32,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def no_number(word: str) -> NoReturn:
+    """Refuse what JSON has no word for, as `parse_constant` of `json.loads`."""
+    raise ValueError(f"{word} is no number")

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypedDict, get_type_hints
 
 from lobert.artefacts import fingerprint, write_atomic
 from lobert.errors import LobertError
-from lobert.results.checks import finite, fits
+from lobert.results.checks import finite, fits, no_number
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def read_record(path: Path) -> Record:
         LobertError: there is no file, it cannot be read, or a newer version wrote it; all sentences name the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except IsADirectoryError:
         raise BrokenRecord(f"{path} is a folder and not the record of a run") from None
     except OSError as error:
@@ -256,7 +256,3 @@ def _refuse_schema(schema: Any, path: Path) -> NoReturn:
     older = type(schema) is int
     sentence = f"{path} has schema {schema!r}, and this version reads schema {SCHEMA}"
     raise BrokenRecord(sentence, f"schema{schema}" if older else "broken")
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number that a record holds")

@@ -104,7 +104,7 @@ def dev_panels(wr: Any) -> list[Any]:
 def damage_panels(wr: Any) -> list[Any]:
     """The heat maps of stage=anatomy, and their numbers."""
     return [
-        wr.MediaBrowser(title="points lost", media_keys=["damage"]),
+        wr.MediaBrowser(title="damage", media_keys=["damage", "damage_weights", "damage_outputs"]),
         wr.WeavePanelSummaryTable(table_name="anatomy"),
     ]
 

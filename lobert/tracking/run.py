@@ -16,6 +16,7 @@ from lobert.tracking.summary import GROUP_COLUMNS, SCORE, flat_record, group_row
 
 STEP = "trainer/global_step"  # Lightning's name for the x-axis of a curve
 TEACHER = "teacher"  # prefix of the curves of the teacher: teacher-train/loss
+DAMAGE = {"score": "damage", "weights": "damage_weights", "outputs": "damage_outputs"}  # the heat maps
 DAMAGE_COLUMNS = ("layer", "role", "group", "error", "output_error", "score", "drop", "agreement", "divergence")
 
 
@@ -79,13 +80,14 @@ class WandbRun:
 
     def tell_anatomy(self, anatomy: Anatomy) -> None:
         """The anatomy as a table and as a picture."""
-        from lobert.tracking.pictures import damage_figure  # late: few runs need matplotlib
+        from lobert.report.heatplot import MAPS, draw_anatomy  # late: few runs need matplotlib
 
+        drawn = {DAMAGE[heat.name]: draw_anatomy(anatomy, heat) for heat in MAPS}
         rows = [[getattr(cell, name, None) for name in DAMAGE_COLUMNS] for cell in anatomy.cells]
         for row, cell in zip(rows, anatomy.cells, strict=True):
             row[DAMAGE_COLUMNS.index("drop")] = drop(anatomy, cell)
-        picture = self.wandb.Image(damage_figure(anatomy))
-        self.run.log({"anatomy": self.table(DAMAGE_COLUMNS, rows), "damage": picture})
+        pictures = {name: self.wandb.Image(figure) for name, figure in drawn.items() if figure is not None}
+        self.run.log({"anatomy": self.table(DAMAGE_COLUMNS, rows), **pictures})
         self.run.summary.update({"teacher_score": anatomy.teacher_score, "examples": anatomy.examples})
 
     def table(self, columns: tuple[str, ...], rows: list[list[Any]]) -> Any:
