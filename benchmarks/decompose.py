@@ -21,7 +21,6 @@ from generated import synthetic_encoder, synthetic_statistics
 from references import CPU, Descent, Reference, error_of, refer
 from transformers import BertModel
 
-from lobert.artefacts import write_atomic
 from lobert.compression.compress import norm_of, ratio, stack_weights
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import GroupPlan, make_plan
@@ -31,6 +30,7 @@ from lobert.compression.whitening import decompose_in_norm, lower_bound_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.paths import conf_dir
+from lobert.storage.artefacts import write_atomic
 
 OBJECTIVES = get_args(ObjectiveName)
 

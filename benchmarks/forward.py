@@ -26,7 +26,7 @@ from lobert.compression.compress import install_skeleton
 from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
 from lobert.errors import LobertError
-from lobert.layers import FactoredLinear
+from lobert.layers.factored import FactoredLinear
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",

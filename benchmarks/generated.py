@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from lobert.blocks import Block
 from lobert.compression.statistics import Statistics
-from lobert.roles import encoder_linears, find_weights, first_reader, linear_at, matrix_at
+from lobert.encoders.roles import encoder_linears, find_weights, first_reader, linear_at, matrix_at
+from lobert.layers.blocks import Block
 
 ROLES = (("query", "key", "value"), ("intermediate",), ("output",), ("attention_output",))  # each shares a component
 TABLE = "word_embeddings"

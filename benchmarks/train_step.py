@@ -32,15 +32,15 @@ from lobert.data import LengthGroupedBatchSampler
 from lobert.data.loader import collate
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, write_knowledge
 from lobert.distill.losses import match_layers
+from lobert.encoders.roles import encoder_layers
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner, decay_groups
 from lobert.job import read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
-from lobert.roles import encoder_layers
 from lobert.stages.workspace import Workspace, prepare
-from lobert.student import Student
-from lobert.teacher import Teacher
+from lobert.training.finetune import FineTuner, decay_groups
+from lobert.training.student import Student
+from lobert.training.teacher import Teacher
 
 LENGTH = 128  # to which the original pads
 WARM_UP = 2  # batches of each side that are not counted

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lobert.api import compress
     from lobert.checkpoint import load, merge
+    from lobert.encoders.naming import set_roles
     from lobert.errors import LobertError
-    from lobert.naming import set_roles
 
 __version__ = "0.1.0"
 __all__ = ["LobertError", "compress", "load", "merge", "set_roles"]
@@ -16,7 +16,7 @@ HOMES = {
     "compress": "api",
     "load": "checkpoint",
     "merge": "checkpoint",
-    "set_roles": "naming",
+    "set_roles": "encoders.naming",
     "LobertError": "errors",
 }
 

@@ -23,10 +23,10 @@ from lobert.compression.points import named_parts
 from lobert.compression.sequential import Order, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch
+from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.layers import Evaluation
-from lobert.roles import chooses_options, encoder_linears
+from lobert.layers.factored import Evaluation
 
 
 def compress(

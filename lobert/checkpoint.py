@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lobert.blocklinear import BlockLinear
 from lobert.compression.compress import BANK, install_skeleton
 from lobert.compression.plan import GroupPlan
+from lobert.encoders.naming import set_roles
+from lobert.encoders.roles import replace_module
 from lobert.errors import LobertError
-from lobert.layers import FactoredLinear
-from lobert.lookup import FactoredEmbedding, dense_embedding
-from lobert.naming import set_roles
-from lobert.roles import replace_module
+from lobert.layers.blocklinear import BlockLinear
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.lookup import FactoredEmbedding, dense_embedding
 
 WEIGHTS = "model.safetensors"
 

@@ -7,23 +7,23 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from lobert.artefacts import Store, fingerprint
-from lobert.brought import BroughtTeacher, read_brought
-from lobert.candidates import Candidate, read_candidates, read_training
 from lobert.compression.allocation import Sizing, chosen_allocation
 from lobert.compression.grouping import Part
 from lobert.compression.objective import Objective
 from lobert.compression.points import decomp_name, parts_from_settings
 from lobert.compression.sequential import Order
 from lobert.data import Task
-from lobert.encoder import EncoderSource
+from lobert.encoders.brought import BroughtTeacher, read_brought
+from lobert.encoders.source import EncoderSource
 from lobert.errors import LobertError, suggest
-from lobert.finetune import Training
-from lobert.layers import Evaluation
+from lobert.layers.factored import Evaluation
 from lobert.loggers import WandbSettings
 from lobert.results.record import Number, Record
-from lobert.student import Distillation
-from lobert.trainer import Machine
+from lobert.storage.artefacts import Store, fingerprint
+from lobert.training.candidates import Candidate, read_candidates, read_training
+from lobert.training.finetune import Training
+from lobert.training.student import Distillation
+from lobert.training.trainer import Machine
 
 STAGES = ("plan", "anatomy", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {

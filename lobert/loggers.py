@@ -11,9 +11,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lobert.artefacts import write_atomic
 from lobert.curves import COLUMNS, CURVES_FILE
 from lobert.errors import LobertError, suggest
+from lobert.storage.artefacts import write_atomic
 
 WANDB_MODES = ("online", "offline", "disabled")
 

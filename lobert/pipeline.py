@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from lobert.artefacts import find, process_rank, write_atomic
 from lobert.checkpoint import load
 from lobert.compression.compress import BANK, encoder_macs
-from lobert.encoder import model_key
+from lobert.encoders.roles import depth_of, encoder_layers
+from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
 from lobert.job import Job, read_job
 from lobert.latency import measure_latency
@@ -27,7 +27,6 @@ from lobert.progress import hush_libraries
 from lobert.results.record import RECORD_FILE, Latency, Record, kept_record, ratio, write_record
 from lobert.results.summary import print_summary
 from lobert.results.surroundings import environment
-from lobert.roles import depth_of, encoder_layers
 from lobert.stages.anatomy import check_anatomy, make_anatomy, tell_anatomy
 from lobert.stages.knowledge import knowledge_folder, knowledge_recipe, make_knowledge
 from lobert.stages.outputs import teacher_predictions
@@ -36,6 +35,7 @@ from lobert.stages.predict import check_test, make_predictions, tell_predictions
 from lobert.stages.student import Compressed, make_student, plan_student, read_report, run_folder
 from lobert.stages.teacher import folder_of, found_teacher, make_teacher, teacher_recipe, tried
 from lobert.stages.workspace import Workspace, prepare, read_facts
+from lobert.storage.artefacts import find, process_rank, write_atomic
 from lobert.tracking.identity import job_identity
 from lobert.tracking.run import TEACHER, WandbRun, tracked
 

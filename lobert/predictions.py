@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lobert.artefacts import write_atomic
 from lobert.data import Task
 from lobert.errors import LobertError
 from lobert.evaluation import decisions
 from lobert.results.glue import HEADER
+from lobert.storage.artefacts import write_atomic
 
 
 def answers(task: Task, logits: np.ndarray) -> list[str]:

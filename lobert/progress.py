@@ -11,7 +11,7 @@ import transformers
 from rich.console import Console
 from rich.progress import track as rich_track
 
-from lobert.artefacts import process_rank
+from lobert.storage.artefacts import process_rank
 
 Item = TypeVar("Item")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from lobert.architectures import ARCHITECTURES, Architecture
-from lobert.artefacts import write_atomic
 from lobert.compression.plan import Part, make_plan
 from lobert.compression.points import named_parts
+from lobert.encoders.architectures import ARCHITECTURES, Architecture
+from lobert.encoders.roles import no_order_of_layers
 from lobert.errors import LobertError
 from lobert.paths import conf_dir
-from lobert.roles import no_order_of_layers
+from lobert.storage.artefacts import write_atomic
 
 BEGIN, END = "<!-- tables by python -m lobert.support: begin -->\n", "<!-- end -->\n"
 YES = "✓"

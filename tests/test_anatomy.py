@@ -12,13 +12,13 @@ from cases import one_sentence, point, tiny_bert
 from test_pipeline import artefacts, run_here
 
 import lobert
-from lobert.blocks import Block
 from lobert.compression.compress import compress_model
 from lobert.compression.grouping import Part
 from lobert.compression.plan import make_plan
+from lobert.encoders.roles import find_weights, matrix_at, places_of_weights
 from lobert.errors import LobertError
+from lobert.layers.blocks import Block
 from lobert.results.anatomy import ANATOMY_FILE, Anatomy, Cell, drop, drops_table, read_anatomy, write_anatomy
-from lobert.roles import find_weights, matrix_at, places_of_weights
 from lobert.stages import anatomy as stage
 from lobert.stages.anatomy import place_of, together
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForMaskedLM, PreTrainedModel
 
 import lobert
-from lobert.architectures import ARCHITECTURES
 from lobert.checkpoint import save_student
 from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import BANK, compress_model, encoder_macs, linear_macs
@@ -23,12 +22,13 @@ from lobert.compression.refit import refit_head
 from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.stream import open_stream
 from lobert.distill.knowledge import forward, has_token_types, model_inputs
-from lobert.encoder import most_tokens, set_dropout
+from lobert.encoders.architectures import ARCHITECTURES
+from lobert.encoders.roles import depth_of, encoder_layers, encoder_linears, keep_first_layers, layer_uses
+from lobert.encoders.source import most_tokens, set_dropout
 from lobert.errors import LobertError
 from lobert.factorizations import factorization
-from lobert.layers import FactoredLinear
-from lobert.lookup import FactoredEmbedding
-from lobert.roles import depth_of, encoder_layers, encoder_linears, keep_first_layers, layer_uses
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.lookup import FactoredEmbedding
 from lobert.support import inserted, main, refusal, rows, tables
 
 SIZES = {

@@ -16,7 +16,8 @@ import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
 from lobert import artefacts, manifest
-from lobert.artefacts import (
+from lobert.errors import LobertError, sentence_of
+from lobert.storage.artefacts import (
     LOCK_FILE,
     RECIPE_FILE,
     Store,
@@ -29,9 +30,8 @@ from lobert.artefacts import (
     wait_for,
     write_atomic,
 )
-from lobert.disk import HOST, PARTIAL
-from lobert.errors import LobertError, sentence_of
-from lobert.manifest import write_manifest
+from lobert.storage.disk import HOST, PARTIAL
+from lobert.storage.manifest import write_manifest
 
 RECIPE: dict[str, Any] = {"task": "RTE", "seed": 1, "encoder": {"layers": 2, "name": "é", "sizes": [1, 2]}, "x": None}
 

@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lobert
 from lobert import roles
-from lobert.blocklinear import BlockLinear, assembled
-from lobert.blocks import Axis, Block, squares
 from lobert.checkpoint import save_student
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import compress_model, install_skeleton, linear_macs, stack_weights
@@ -26,8 +24,10 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
-from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
-from lobert.sharing import SharedInput
+from lobert.layers.blocklinear import BlockLinear, assembled
+from lobert.layers.blocks import Axis, Block, squares
+from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.sharing import SharedInput
 
 LAYER = "bert.encoder.layer.1"
 FFN = (f"{LAYER}.intermediate.dense", f"{LAYER}.output.dense")

@@ -23,14 +23,14 @@ from layouts import read_task, write_local
 from safetensors.torch import load_file, save_file
 
 from lobert import cli
-from lobert.artefacts import Store
 from lobert.compression.plan import make_plan
 from lobert.compression.planfile import read_plan, write_plan
 from lobert.data import load_examples, tokenize
 from lobert.data.tokens import shorten
-from lobert.encoder import EncoderSource, build_classifier, load_tokenizer, skeleton, tiny_vocabulary
+from lobert.encoders.source import EncoderSource, build_classifier, load_tokenizer, skeleton, tiny_vocabulary
 from lobert.errors import LobertError
 from lobert.pipeline import run
+from lobert.storage.artefacts import Store
 
 OWN = ["task=custom", "encoder=tiny", "trainer=cpu"]
 Spoil = Callable[[Path], object]

@@ -16,9 +16,9 @@ from lobert.compression.compress import compress_model, install_skeleton, linear
 from lobert.compression.costs import Budget, macs_cost
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
+from lobert.encoders.roles import encoder_layers
 from lobert.errors import LobertError
 from lobert.factorizations import factorization
-from lobert.roles import encoder_layers
 
 Groups = list[list[Option]]
 

@@ -18,10 +18,10 @@ import lobert
 from lobert.checkpoint import save_student
 from lobert.compression.compress import BANK, CompressionReport, compress_model, linear_macs
 from lobert.compression.plan import make_plan
+from lobert.encoders.roles import find_weights, keep_first_layers
 from lobert.errors import LobertError
-from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear
-from lobert.lookup import FactoredEmbedding
-from lobert.roles import find_weights, keep_first_layers
+from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear
+from lobert.layers.lookup import FactoredEmbedding
 
 NAMES = conf_names("decomp")
 KINDS = [name for name in NAMES if name not in ALIASES]

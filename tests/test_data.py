@@ -15,10 +15,10 @@ import yaml
 from layouts import CONF, PUBLIC, ROWS, TASKS, expected, read_task, write_hub, write_local
 from transformers import BertTokenizerFast
 
-from lobert.artefacts import Store
 from lobert.data import compute_metrics, fingerprint_examples, load_examples, tokenize
 from lobert.data.tokens import sequence_texts
 from lobert.errors import LobertError
+from lobert.storage.artefacts import Store
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = os.environ.get("LOBERT_DATA_DIR")

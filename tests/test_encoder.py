@@ -8,11 +8,11 @@ import torch
 from cases import CONF
 
 from lobert import encoder as encoder_module
-from lobert.artefacts import Store
 from lobert.distill.knowledge import model_inputs
-from lobert.encoder import EncoderSource, build_classifier, load_tokenizer, model_key, skeleton
+from lobert.encoders.source import EncoderSource, build_classifier, load_tokenizer, model_key, skeleton
 from lobert.errors import LobertError
 from lobert.job import read_job
+from lobert.storage.artefacts import Store
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 HUB = {

@@ -19,11 +19,11 @@ import torch
 
 from lobert import manifest
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner
 from lobert.loggers import CurveFile, read_curves
 from lobert.pipeline import run
-from lobert.resume import damaged, sound_checkpoint
 from lobert.signals import StopRequest, Terminated, exit_code, kept_handlers, raise_on_sigterm
+from lobert.training.finetune import FineTuner
+from lobert.training.resume import damaged, sound_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -165,7 +165,7 @@ def interrupt(output: Path, monkeypatch: pytest.MonkeyPatch, step: int, *overrid
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lobert.resume.SAVE_EVERY", 0)
+        patch.setattr("lobert.training.resume.SAVE_EVERY", 0)
         patch.setattr(FineTuner, "training_step", failing)
         with pytest.raises(Interrupted):
             run_here(output, *overrides)
@@ -354,6 +354,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_cause(
 
 
 def test_the_broken_term_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lobert.student.patience_loss", lambda *args: torch.tensor(float("inf"), requires_grad=True))
+    monkeypatch.setattr(
+        "lobert.training.student.patience_loss", lambda *args: torch.tensor(float("inf"), requires_grad=True)
+    )
     with pytest.raises(LobertError, match=r"not finite at step 0 \(patience inf\).*patience 100\)"):
         run_here(tmp_path, *CALIBRATED, "kd.beta=100")

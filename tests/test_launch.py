@@ -15,13 +15,13 @@ from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from lobert.artefacts import lock_path
 from lobert.launch.attempt import Attempt
 from lobert.launch.ledger import Entry, Ledger, Outcome, job_key, open_entry
 from lobert.launch.slots import Machine, Sharing, plan_sharing, shared
 from lobert.launch.status import find_status, render_status
 from lobert.launch.sweep import SWEEP_FILE, Sweep, find_sweeps, read_command
 from lobert.status import ALL_DONE, MISTAKE, UNFINISHED, main
+from lobert.storage.artefacts import lock_path
 
 SETTINGS: dict[str, Any] = {
     "task": {"name": "MRPC", "data_dir": None},

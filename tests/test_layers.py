@@ -10,7 +10,7 @@ from cases import GROUPS, random_factors, rank_ladder
 from torch import Tensor, nn
 
 from lobert.factorizations import FACTORIZATIONS, Shape
-from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
 
 CASES = [group for group in GROUPS if 1 not in group[2]]
 BATCHES = [(), (1,), (4,), (2, 3), (0,), (2, 0)]

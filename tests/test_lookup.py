@@ -15,11 +15,11 @@ from lobert.compression.compress import compress_model, linear_macs
 from lobert.compression.objective import Objective
 from lobert.compression.plan import make_plan
 from lobert.compression.sequential import compress_in_order
+from lobert.encoders.roles import encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
-from lobert.layers import EVALUATIONS, Evaluation, FactorGroup
-from lobert.lookup import FactoredEmbedding, dense_embedding
-from lobert.roles import encoder_linears
+from lobert.layers.factored import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.lookup import FactoredEmbedding, dense_embedding
 
 SHAPE = (12, 40)  # [out, tokens]
 METHODS = ["svd", "tucker", "dense"]

@@ -14,18 +14,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForMultipleChoice, PreTrainedModel
 
 import lobert
-from lobert.brought import BroughtTeacher, load_brought
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
 from lobert.compression.refit import refit_head
 from lobert.data import TokenizedSplit, collate
 from lobert.distill.knowledge import StoredKnowledge, forward, model_inputs, token_mask, write_knowledge
+from lobert.encoders.brought import BroughtTeacher, load_brought
+from lobert.encoders.roles import encoder_linears
 from lobert.errors import LobertError
 from lobert.evaluation import score_all
 from lobert.pipeline import run
 from lobert.results.record import find_records
-from lobert.roles import encoder_linears
 
 EXAMPLES, OPTIONS, LENGTH = 5, 4, 9
 

@@ -8,16 +8,16 @@ from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_la
 from torch import Tensor
 
 import lobert
-from lobert.blocks import Block
 from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import TABLES, Statistics, load_statistics, save_statistics
 from lobert.compression.whitening import decompose_in_norm, errors_in_norm, matrix_scale
+from lobert.encoders.roles import encoder_linears, linear_at
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
-from lobert.roles import encoder_linears, linear_at
+from lobert.layers.blocks import Block
 
 KINDS = ["activations", "fisher", "loss"]
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import lobert
-from lobert.artefacts import RECIPE_FILE
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner
 from lobert.launch.ledger import Values
 from lobert.pipeline import run
 from lobert.results.record import Record, find_records
 from lobert.signals import Terminated
+from lobert.storage.artefacts import RECIPE_FILE
+from lobert.training.finetune import FineTuner
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
@@ -260,7 +260,7 @@ def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path: Path, monkeyp
 
 def test_what_a_killed_run_loses_is_bounded_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no time between saves, a run that goes down goes on where it was, whatever the calendar says."""
-    monkeypatch.setattr("lobert.resume.SAVE_EVERY", 0)
+    monkeypatch.setattr("lobert.training.resume.SAVE_EVERY", 0)
     monkeypatch.setattr("time.time", itertools.cycle([4e9, 0.0]).__next__)
     steps: list[int] = []
     step = FineTuner.training_step

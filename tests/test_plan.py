@@ -11,13 +11,13 @@ from cases import ALIASES, POINTS, one_sentence, point, tiny_bert
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from lobert.blocks import Block
 from lobert.compression.compress import stack_weights
 from lobert.compression.grouping import Part
 from lobert.compression.plan import GroupPlan, make_plan
+from lobert.encoders.roles import find_weights, matrix_at
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.roles import find_weights, matrix_at
+from lobert.layers.blocks import Block
 
 L, D, M = 12, 768, 3072
 

@@ -13,8 +13,8 @@ from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
 from lobert.compression.planfile import read_plan, write_plan
+from lobert.encoders.roles import encoder_linears, linear_at
 from lobert.errors import LobertError
-from lobert.roles import encoder_linears, linear_at
 from lobert.stages.plan import leading_share, output_errors
 
 NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "all_tucker", "pooler_svd"]

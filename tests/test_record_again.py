@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_pipeline import run_here, the_record
 
-from lobert.finetune import FineTuner
 from lobert.results.record import RECORD_FILE
+from lobert.training.finetune import FineTuner
 
 
 def test_the_same_command_evaluates_anew_and_sets_the_broken_record_aside(

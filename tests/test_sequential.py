@@ -19,10 +19,10 @@ from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.sequential import RIDGE, Fit, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
+from lobert.encoders.roles import encoder_layers, encoder_linears
 from lobert.errors import LobertError
 from lobert.evaluation import closeness, drawing_order
 from lobert.factorizations import factorization
-from lobert.roles import encoder_layers, encoder_linears
 from lobert.stages.workspace import calibration_count
 
 BATCHES = [token_batch(8, seed=seed) for seed in range(4)]

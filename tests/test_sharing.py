@@ -18,9 +18,9 @@ from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.factorizations.contraction import Path
 from lobert.factorizations.product import product
-from lobert.layers import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
-from lobert.lookup import FactoredEmbedding
-from lobert.sharing import SharedInput
+from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.lookup import FactoredEmbedding
+from lobert.layers.sharing import SharedInput
 
 CASES = [
     (name, stack, shape)

@@ -17,13 +17,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import lobert
 from lobert import encoder as encoder_module
-from lobert.brought import BroughtTeacher, load_brought
-from lobert.candidates import differences, read_candidates
 from lobert.data.chance import chance_level
 from lobert.data.labels import order_of
 from lobert.data.metrics import METRICS
+from lobert.encoders.brought import BroughtTeacher, load_brought
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner
+from lobert.training.candidates import differences, read_candidates
+from lobert.training.finetune import FineTuner
 
 LABELS = ("entailment", "neutral", "contradiction")
 WORDS = (("the", "a", "an"), ("of", "to", "in"), ("was", "by", "for"))  # each class has its own: anybody learns that

@@ -21,9 +21,8 @@ from wandbfile import Logged, runs_in
 from lobert import cli
 from lobert import dashboard as command
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner
 from lobert.job import read_job
-from lobert.layers import FactorGroup
+from lobert.layers.factored import FactorGroup
 from lobert.loggers import WandbSettings
 from lobert.pipeline import run
 from lobert.results.record import Record
@@ -33,6 +32,7 @@ from lobert.tracking.identity import Identity, job_identity
 from lobert.tracking.run import DAMAGE, tracked
 from lobert.tracking.summary import RUN_COLUMNS, curves_by_compression, flat_record
 from lobert.tracking.sweep import log_sweep
+from lobert.training.finetune import FineTuner
 
 wandb = pytest.importorskip("wandb")
 pytest.importorskip("wandb_workspaces")

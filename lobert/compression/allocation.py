@@ -14,9 +14,9 @@ from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import errors_in_norm
+from lobert.encoders.roles import encoder_layers, layers_path
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization
-from lobert.roles import encoder_layers, layers_path
 
 AllocationName = Literal["uniform", "greedy"]
 AskedAllocation = Literal["auto", "uniform", "greedy"]

@@ -15,9 +15,9 @@ from lobert.compression.importance import call_weights, even_weights, is_own, re
 from lobert.compression.moments import Moments, add
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
+from lobert.encoders.roles import linear_at
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
-from lobert.roles import linear_at
 
 SMALLEST = 1e-12  # length of a gradient below which an example has none
 

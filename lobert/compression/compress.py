@@ -11,18 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lobert.blocklinear import assembled
-from lobert.blocks import Block
 from lobert.compression.costs import inputs_read
 from lobert.compression.objective import Norm, Objective, group_norm
 from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import decompose_in_norm
-from lobert.errors import LobertError
-from lobert.factorizations import factorization, reconstruct
-from lobert.layers import LARGE_BATCH, FactoredLinear, FactorGroup
-from lobert.lookup import FactoredEmbedding
-from lobert.roles import (
+from lobert.encoders.roles import (
     encoder_layers,
     is_inside,
     is_table,
@@ -33,7 +27,13 @@ from lobert.roles import (
     own_config,
     replace_module,
 )
-from lobert.sharing import SharedInput
+from lobert.errors import LobertError
+from lobert.factorizations import factorization, reconstruct
+from lobert.layers.blocklinear import assembled
+from lobert.layers.blocks import Block
+from lobert.layers.factored import LARGE_BATCH, FactoredLinear, FactorGroup
+from lobert.layers.lookup import FactoredEmbedding
+from lobert.layers.sharing import SharedInput
 
 BANK = "factors"  # attribute of the model under which the groups live
 WEIGHTS = Objective()

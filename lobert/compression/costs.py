@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
-from lobert.blocks import Block
+from lobert.encoders.roles import first_reader, layers_path
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, Shape, factorization
-from lobert.layers import Evaluation, FactorGroup
-from lobert.roles import first_reader, layers_path
+from lobert.layers.blocks import Block
+from lobert.layers.factored import Evaluation, FactorGroup
 
 Budget = Literal["parameters", "macs"]
 UNITS: dict[str, str] = {"parameters": "parameters", "macs": "multiply-adds per token"}

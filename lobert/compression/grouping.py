@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from lobert.blocks import Block, squares
+from lobert.encoders.roles import Place, depth_of, encoder_layers, find_weights, layer_uses, matrix_at, tied_to
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting, Shape
-from lobert.roles import Place, depth_of, encoder_layers, find_weights, layer_uses, matrix_at, tied_to
+from lobert.layers.blocks import Block, squares
 
 STACK_LETTERS = {"role": "s", "layer": "l"}
 Index = tuple[int, ...]  # into the stack

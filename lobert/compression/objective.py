@@ -11,11 +11,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lobert.blocks import Block
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
 from lobert.factorizations.numerics import eigh
+from lobert.layers.blocks import Block
 
 LEAST = 1e-9  # weight of a slice that nothing seems to depend on, as a share of the largest
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]

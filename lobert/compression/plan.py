@@ -11,13 +11,13 @@ from typing import Any, get_args
 
 from transformers import PreTrainedModel
 
-from lobert.blocks import Block
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, rank_within_macs
 from lobert.compression.grouping import Index, Part, group_slices, stacked_shape
+from lobert.encoders.roles import matrix_at
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, Shape, factorization
-from lobert.layers import Evaluation
-from lobert.roles import matrix_at
+from lobert.layers.blocks import Block
+from lobert.layers.factored import Evaluation
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel
 
-from lobert.artefacts import write_atomic
 from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.errors import LobertError, first_line
+from lobert.storage.artefacts import write_atomic
 
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.distill.knowledge import Batch, model_inputs
+from lobert.encoders.roles import chooses_options
 from lobert.errors import LobertError
-from lobert.roles import chooses_options
 
 RIDGE = 1e-2  # of the mean variance of the features, on the change of the weights
 

@@ -25,9 +25,7 @@ from lobert.compression.statistics import Statistics
 from lobert.compression.stream import Stream, first, open_stream
 from lobert.compression.whitening import decompose_in_norm
 from lobert.distill.knowledge import Batch
-from lobert.errors import LobertError, suggest
-from lobert.factorizations import factorization, reconstruct
-from lobert.roles import (
+from lobert.encoders.roles import (
     encoder_layers,
     first_reader,
     layers_path,
@@ -37,6 +35,8 @@ from lobert.roles import (
     no_order_of_layers,
     sum_after,
 )
+from lobert.errors import LobertError, suggest
+from lobert.factorizations import factorization, reconstruct
 
 Order = Literal["auto", "parallel", "sequential"]
 RIDGE = 3e-2  # of the mean variance of the inputs, on the change of the weight

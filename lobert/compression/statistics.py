@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lobert.blocks import Block
 from lobert.errors import LobertError
+from lobert.layers.blocks import Block
 
 STATISTICS_FILE = "statistics.safetensors"
 STATISTICS_VERSION = 5  # raised when the same examples come to give other moments, or stand otherwise on disk

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from lobert.compression.calibration import Recorder
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
+from lobert.encoders.roles import encoder_layers
 from lobert.errors import LobertError
-from lobert.roles import encoder_layers
 
 
 class Arguments(NamedTuple):

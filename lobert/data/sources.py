@@ -9,7 +9,6 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
 
-from lobert.artefacts import fingerprint
 from lobert.data import demo
 from lobert.data.hub import read_hub
 from lobert.data.local import read_splits
@@ -17,6 +16,7 @@ from lobert.data.own import read_own
 from lobert.data.tables import Columns
 from lobert.data.tasks import Task
 from lobert.errors import LobertError, suggest
+from lobert.storage.artefacts import fingerprint
 
 DATA_DIR_VARIABLE = "LOBERT_DATA_DIR"
 

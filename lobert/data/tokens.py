@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
-from lobert.artefacts import Store, fingerprint
 from lobert.data.sources import fingerprint_examples
+from lobert.storage.artefacts import Store, fingerprint
 
 CHUNK = 1000  # rows given to the tokenizer at once
 LONG = 50  # characters for each token that can be kept, beyond which a text is shortened first

@@ -11,13 +11,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lobert.artefacts import fingerprint
 from lobert.errors import LobertError, first_line
 from lobert.launch.ledger import Entry, Ledger, Outcome, Values, open_entry
 from lobert.launch.sentences import SETTING_ERRORS, explain_job
 from lobert.launch.slots import plan_sharing, shared, this_machine
 from lobert.launch.sweep import Sweep, current_sweep, task_overrides
 from lobert.results.record import RECORD_FILE, read_record
+from lobert.storage.artefacts import fingerprint
 
 log = logging.getLogger(__name__)
 LASTING = ("teacher", "knowledge", "student", "evaluate")  # stages that leave something which is not made again

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from lobert.artefacts import fingerprint, lock_path, locked, write_atomic
 from lobert.errors import LobertError
+from lobert.storage.artefacts import fingerprint, lock_path, locked, write_atomic
 
 SCHEMA = 1
 FOLDER = "jobs"

@@ -19,8 +19,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lobert.artefacts import fingerprint, write_atomic
 from lobert.launch.ledger import Entry, Ledger
+from lobert.storage.artefacts import fingerprint, write_atomic
 
 FOLDER, SWEEP_FILE = "sweeps", "sweep.json"
 SWEEP_VARIABLE = "LOBERT_SWEEP"  # name of the sweep that a job belongs to, for processes on any machine

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobert.artefacts import write_atomic
 from lobert.errors import LobertError
 from lobert.report.data import Collection, collect
 from lobert.report.page import render_page
 from lobert.report.payload import payload
 from lobert.report.plots import write_plots
+from lobert.storage.artefacts import write_atomic
 
 PAGE = "index.html"
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobert.artefacts import write_atomic
 from lobert.errors import LobertError
 from lobert.results.columns import BY_KEY, Column, chosen_columns
 from lobert.results.grid import Grid, csv_of, latex_of, markdown_of, text_of
@@ -18,6 +17,7 @@ from lobert.results.pivot import pivot_grid
 from lobert.results.record import Record
 from lobert.results.select import read_filters, read_folders, select
 from lobert.results.table import WIDTH, run_grid
+from lobert.storage.artefacts import write_atomic
 
 FORMATS = ("text", "markdown", "csv", "latex")
 

@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 from rich import box
 from rich.table import Table
 
-from lobert.artefacts import write_atomic
 from lobert.errors import LobertError, first_line
 from lobert.results.checks import fits, no_number
 from lobert.results.table import render
+from lobert.storage.artefacts import write_atomic
 
 ANATOMY_SCHEMA = 1
 ANATOMY_FILE = "anatomy.json"

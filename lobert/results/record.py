@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict, get_type_hints
 
-from lobert.artefacts import fingerprint, write_atomic
 from lobert.errors import LobertError
 from lobert.results.checks import finite, fits, no_number
+from lobert.storage.artefacts import fingerprint, write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -14,24 +14,24 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, make_folder, write_atomic
-from lobert.blocks import Block
 from lobert.checkpoint import load
 from lobert.compression.compress import compress_model, ratio
 from lobert.compression.plan import GroupPlan
 from lobert.compression.points import decomp_name
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
 from lobert.data import compute_metrics
-from lobert.encoder import model_key
+from lobert.encoders.roles import Place, is_table, matrix_at, places_of_weights
+from lobert.encoders.source import model_key
 from lobert.errors import LobertError
 from lobert.evaluation import Predictions, closeness, decisions, predict, sorted_batches
 from lobert.job import Job
+from lobert.layers.blocks import Block
 from lobert.progress import track
 from lobert.results.anatomy import ANATOMY_FILE, ANATOMY_SCHEMA, Anatomy, Cell, drops_table, read_anatomy, write_anatomy
-from lobert.roles import Place, is_table, matrix_at, places_of_weights
 from lobert.stages.calibration import input_statistics
 from lobert.stages.student import allotted, asked_budget, start_recipe
 from lobert.stages.workspace import Workspace, planned
+from lobert.storage.artefacts import Recipe, make_folder, write_atomic
 
 log = logging.getLogger(__name__)
 

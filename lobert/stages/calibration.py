@@ -7,14 +7,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, find, make_folder
 from lobert.compression.calibration import calibrate
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics, load_statistics, save_statistics
+from lobert.encoders.roles import encoder_linears
 from lobert.evaluation import some_examples
 from lobert.job import Job
 from lobert.progress import track
-from lobert.roles import encoder_linears
 from lobert.stages.workspace import Workspace
+from lobert.storage.artefacts import Recipe, find, make_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lobert.artefacts import process_rank
 from lobert.data.chance import chance_level
 from lobert.data.metrics import METRICS
 from lobert.errors import LobertError
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, read_facts
+from lobert.storage.artefacts import process_rank
 
 log = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from lobert.artefacts import Recipe, make_folder
 from lobert.checkpoint import load
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, TeacherOutputs, knowledge_bytes, write_knowledge
-from lobert.encoder import model_key
+from lobert.encoders.roles import depth_of
+from lobert.encoders.source import model_key
 from lobert.evaluation import every_example
 from lobert.progress import track
-from lobert.roles import depth_of
 from lobert.stages.workspace import Workspace
+from lobert.storage.artefacts import Recipe, make_folder
 
 log = logging.getLogger(__name__)
 

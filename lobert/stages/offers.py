@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, make_folder, write_atomic
 from lobert.compression.allocation import Offers, offer_sizes
 from lobert.compression.budget import Option
 from lobert.compression.plan import GroupPlan
@@ -18,6 +17,7 @@ from lobert.factorizations import factorization
 from lobert.progress import bar
 from lobert.stages.calibration import calibration_recipe, needs_gradients
 from lobert.stages.workspace import Workspace
+from lobert.storage.artefacts import Recipe, make_folder, write_atomic
 
 OFFERS_FILE = "spectra.json"
 

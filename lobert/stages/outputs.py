@@ -7,12 +7,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from lobert.artefacts import make_folder
 from lobert.checkpoint import load
-from lobert.encoder import model_key
+from lobert.encoders.source import model_key
 from lobert.errors import LobertError
 from lobert.evaluation import Predictions, predict_splits
 from lobert.stages.workspace import Workspace
+from lobert.storage.artefacts import make_folder
 
 PREDICTIONS_FILE = "predictions.safetensors"
 

@@ -18,11 +18,11 @@ from lobert.compression.compress import CompressionReport, GroupReport, ratio, r
 from lobert.compression.plan import GroupPlan
 from lobert.compression.planfile import write_plan
 from lobert.compression.statistics import Statistics
+from lobert.encoders.patterns import across_layers
+from lobert.encoders.roles import keep_first_layers, matrix_at, own_config
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
-from lobert.patterns import across_layers
 from lobert.results.table import render
-from lobert.roles import keep_first_layers, matrix_at, own_config
 from lobert.stages.calibration import input_statistics
 from lobert.stages.student import compress_start, start_recipe, student_start
 from lobert.stages.teacher import found_teacher, make_teacher

@@ -5,15 +5,15 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from lobert.artefacts import Recipe, make_folder, read_recipe
 from lobert.checkpoint import load
-from lobert.encoder import model_key
+from lobert.encoders.source import model_key
 from lobert.errors import LobertError
 from lobert.evaluation import Predictions, predict_splits
 from lobert.job import Job
 from lobert.predictions import answers, write_answers
 from lobert.stages.outputs import stored_predictions
 from lobert.stages.workspace import Workspace
+from lobert.storage.artefacts import Recipe, make_folder, read_recipe
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.checkpoint import load
 from lobert.compression.allocation import allowance, size_parts, spend_budget
 from lobert.compression.compress import CompressionReport, GroupReport, compress_model
@@ -25,18 +24,19 @@ from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
-from lobert.encoder import model_key
+from lobert.encoders.roles import depth_of, keep_first_layers
+from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
 from lobert.job import Job
 from lobert.progress import bar, track
-from lobert.roles import depth_of, keep_first_layers
 from lobert.stages.calibration import make_statistics
 from lobert.stages.knowledge import teacher_outputs
 from lobert.stages.offers import make_offers
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
-from lobert.student import Student
-from lobert.trainer import CHECKPOINTS, fit
+from lobert.storage.artefacts import Recipe, fingerprint, make_folder, process_rank
+from lobert.training.student import Student
+from lobert.training.trainer import CHECKPOINTS, fit
 
 log = logging.getLogger(__name__)
 

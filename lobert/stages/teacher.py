@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
-from lobert.artefacts import Recipe, find, make_folder, write_atomic
-from lobert.brought import brought_key, load_brought
-from lobert.candidates import Candidate, differences
+from lobert.encoders.brought import brought_key, load_brought
 from lobert.stages.chance import check_teacher
 from lobert.stages.workspace import Workspace, batches_for, finish_model, read_facts
-from lobert.teacher import Teacher
-from lobert.trainer import CHECKPOINTS, fit
+from lobert.storage.artefacts import Recipe, find, make_folder, write_atomic
+from lobert.training.candidates import Candidate, differences
+from lobert.training.teacher import Teacher
+from lobert.training.trainer import CHECKPOINTS, fit
 
 log = logging.getLogger(__name__)
 

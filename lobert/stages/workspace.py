@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lobert.artefacts import Recipe, write_atomic
 from lobert.checkpoint import save_student
 from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
 from lobert.data import TextDataModule, TokenizedSplit, load_examples, load_task, tokenize
-from lobert.encoder import build_classifier, load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
+from lobert.encoders.naming import set_roles
+from lobert.encoders.roles import keep_first_layers
+from lobert.encoders.source import build_classifier, load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
 from lobert.errors import LobertError
 from lobert.evaluation import evaluate
-from lobert.finetune import Training
 from lobert.job import Job
-from lobert.naming import set_roles
-from lobert.roles import keep_first_layers
+from lobert.storage.artefacts import Recipe, write_atomic
+from lobert.training.finetune import Training
 
 CALIBRATION_TOKENS, FEWEST_EXAMPLES, MOST_EXAMPLES = 20_000, 384, 1024
 FACTS_FILE = "lobert.json"  # what was measured while a model was made

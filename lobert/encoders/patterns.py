@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from lobert.architectures import Architecture
+from lobert.encoders.architectures import Architecture
 from lobert.errors import LobertError
 
 PATTERNS = "lobert_roles"  # field of a model's configuration that holds its patterns, so that they are saved with it

@@ -14,11 +14,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lobert.data import TextDataModule
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner
 from lobert.loggers import CurveFile
 from lobert.progress import interactive
-from lobert.resume import ExactStop, WholeCheckpoints, damaged, put_away, sound_checkpoint
 from lobert.signals import kept_handlers
+from lobert.training.finetune import FineTuner
+from lobert.training.resume import ExactStop, WholeCheckpoints, damaged, put_away, sound_checkpoint
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lobert.distill.knowledge import Batch, model_inputs
 from lobert.distill.losses import hard_label_loss
-from lobert.finetune import FineTuner
+from lobert.training.finetune import FineTuner
 
 
 class Teacher(FineTuner):

@@ -12,8 +12,8 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback
 
-from lobert.artefacts import process_rank, replacing, set_aside
 from lobert.signals import StopRequest
+from lobert.storage.artefacts import process_rank, replacing, set_aside
 
 log = logging.getLogger(__name__)
 SAVE_EVERY = 600.0  # seconds of training that a killed process loses at most

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from torch import nn
 from transformers import PreTrainedModel
 
+from lobert.encoders.patterns import PATTERNS, has_module, module_names
+from lobert.encoders.roles import architecture_of, base_prefix, find_weights, layers_path, own_config
 from lobert.errors import LobertError, suggest
-from lobert.patterns import PATTERNS, has_module, module_names
-from lobert.roles import architecture_of, base_prefix, find_weights, layers_path, own_config
 
 
 def set_roles(model: PreTrainedModel, patterns: Mapping[str, str | None] | None) -> None:
-    """Say by patterns (see `lobert.patterns`) where roles of a model are; they are saved with it. In place.
+    """Say by patterns (see `lobert.encoders.patterns`) where roles of a model are; they are saved with it. In place.
 
     A known architecture needs patterns only for what differs; None leaves a role as it is. Raises LobertError for a
     pattern that fits no module, with the nearest names, or not one in every layer.

@@ -8,7 +8,7 @@ from lobert.data import Task
 from lobert.distill.knowledge import Batch, TeacherOutputs, forward
 from lobert.distill.losses import LayerMatching, hard_label_loss, patience_loss, score_loss, soft_target_loss
 from lobert.errors import LobertError
-from lobert.finetune import FineTuner, Training
+from lobert.training.finetune import FineTuner, Training
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lobert.architectures import ARCHITECTURES, Architecture
-from lobert.blocks import Block
+from lobert.encoders.architectures import ARCHITECTURES, Architecture
+from lobert.encoders.patterns import PATTERNS, architecture_from, example, has_module
 from lobert.errors import LobertError, suggest
-from lobert.patterns import PATTERNS, architecture_from, example, has_module
+from lobert.layers.blocks import Block
 
 Place = tuple[str, int | None]  # (role, layer), None for what is outside the layers
 

@@ -2,7 +2,7 @@
 
 An artefact lives at `root/kind/name-fingerprint`. It is made in a folder whose name ends in `.partial`, which one
 process at a time holds, and renamed when it is whole, so a folder without that ending is always complete. Its
-`recipe.json` lists its files with their checksums (`lobert.manifest`). A damaged one is moved aside, to
+`recipe.json` lists its files with their checksums (`lobert.storage.manifest`). A damaged one is moved aside, to
 `name.broken-N`, and made again.
 """
 
@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lobert.disk import PARTIAL, held, held_folder, replacing, set_aside, sync_folder, telling, write_atomic
 from lobert.errors import LobertError
-from lobert.manifest import RECIPE_FILE, Recipe, damage, fingerprint, read_recipe, remember, write_manifest
+from lobert.storage.disk import PARTIAL, held, held_folder, replacing, set_aside, sync_folder, telling, write_atomic
+from lobert.storage.manifest import RECIPE_FILE, Recipe, damage, fingerprint, read_recipe, remember, write_manifest
 
 __all__ = [
     "RECIPE_FILE", "Recipe", "Store", "find", "fingerprint", "hash_files", "locked", "make_folder", "process_rank",

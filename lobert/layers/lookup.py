@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lobert.factorizations.contraction import Path, cheapest_path, contract
-from lobert.layers import LARGE_BATCH, FactorGroup
+from lobert.layers.factored import LARGE_BATCH, FactorGroup
 
 
 class FactoredEmbedding(nn.Module):

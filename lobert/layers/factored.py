@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lobert.factorizations import Factorization, Rank, Shape
 from lobert.factorizations.contraction import Path, cheapest_path, contract
-from lobert.sharing import SharedInput, states
+from lobert.layers.sharing import SharedInput, states
 
 Evaluation = Literal["auto", "contract", "merge"]
 EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")

@@ -6,8 +6,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from lobert.blocks import Axis, Block
-from lobert.layers import FactoredLinear
+from lobert.layers.blocks import Axis, Block
+from lobert.layers.factored import FactoredLinear
 
 
 class BlockLinear(nn.Module):

@@ -12,14 +12,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
-from lobert.artefacts import hash_files
 from lobert.checkpoint import load, merge, read_config
 from lobert.compression.refit import head_of
 from lobert.data import Task
 from lobert.data.labels import is_numbered, order_of
-from lobert.encoder import MODEL_FILES, auto_class, classifier_settings, has_vocabulary, local_or_hub, set_dropout
+from lobert.encoders.roles import chooses_options, own_config
+from lobert.encoders.source import (
+    MODEL_FILES,
+    auto_class,
+    classifier_settings,
+    has_vocabulary,
+    local_or_hub,
+    set_dropout,
+)
 from lobert.errors import LobertError, first_line
-from lobert.roles import chooses_options, own_config
+from lobert.storage.artefacts import hash_files
 
 log = logging.getLogger(__name__)
 PICKLED = "pytorch_model.bin"  # read as tensors only, never as code

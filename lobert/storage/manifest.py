@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lobert.disk import PARTIAL, write_atomic
+from lobert.storage.disk import PARTIAL, write_atomic
 
 Recipe = Mapping[str, Any]
 RECIPE_FILE = "recipe.json"

@@ -1,0 +1,1 @@
+"""Fine-tuning and distillation: the modules, one Lightning fit, and stopping exactly between two steps."""
