@@ -46,7 +46,7 @@ class EncoderSource:
         package: "module/folder": a folder inside an installed Python package.
         config: sizes of a randomly initialised encoder, for tests; `model_type` says of which kind, BERT by default.
         dropout: in place of the encoder's own dropout; None leaves it.
-        roles: patterns of the modules' paths where the architecture is not known (`encoders/patterns.py`); None leaves one.
+        roles: patterns of the modules' paths of an architecture that is not known (`patterns.py`); None leaves one.
     """
 
     name: str
