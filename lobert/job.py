@@ -16,6 +16,7 @@ from lobert.data import Task
 from lobert.encoders.brought import BroughtTeacher, read_brought
 from lobert.encoders.source import EncoderSource
 from lobert.errors import LobertError, suggest
+from lobert.launch.ledger import UNCOUNTED
 from lobert.layers.factored import Evaluation
 from lobert.loggers import WandbSettings
 from lobert.results.record import Number, Record
@@ -45,16 +46,7 @@ WHOLE_NUMBERS = {  # and their least value
     "decomp.calibration_examples": 1,
     "jobs_at_once": 1,
 }
-ELSEWHERE = (
-    "output_dir",
-    "stage",
-    "resume",
-    "logger",
-    "latency_batch_size",
-    "jobs_at_once",
-    "optimize",
-    "anatomy_examples",
-)  # settings that change no number
+ELSEWHERE = (*UNCOUNTED, "stage", "anatomy_examples")  # settings that change no number of a student
 
 
 @dataclass(frozen=True)

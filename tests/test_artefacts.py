@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
-from lobert import artefacts, manifest
 from lobert.errors import LobertError, sentence_of
+from lobert.storage import artefacts, manifest
 from lobert.storage.artefacts import (
     LOCK_FILE,
     RECIPE_FILE,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lobert
-from lobert import roles
 from lobert.checkpoint import save_student
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import compress_model, install_skeleton, linear_macs, stack_weights
@@ -22,6 +21,7 @@ from lobert.compression.grouping import Part
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.sequential import chosen_order, compress_in_order
+from lobert.encoders import roles
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
 from lobert.layers.blocklinear import BlockLinear, assembled

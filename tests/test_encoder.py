@@ -7,8 +7,8 @@ import pytest
 import torch
 from cases import CONF
 
-from lobert import encoder as encoder_module
 from lobert.distill.knowledge import model_inputs
+from lobert.encoders import source as encoder_module
 from lobert.encoders.source import EncoderSource, build_classifier, load_tokenizer, model_key, skeleton
 from lobert.errors import LobertError
 from lobert.job import read_job

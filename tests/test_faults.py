@@ -17,11 +17,11 @@ import hydra
 import pytest
 import torch
 
-from lobert import manifest
 from lobert.errors import LobertError
 from lobert.loggers import CurveFile, read_curves
 from lobert.pipeline import run
 from lobert.signals import StopRequest, Terminated, exit_code, kept_handlers, raise_on_sigterm
+from lobert.storage import manifest
 from lobert.training.finetune import FineTuner
 from lobert.training.resume import damaged, sound_checkpoint
 

@@ -24,6 +24,7 @@ from lobert.encoders.brought import BroughtTeacher, load_brought
 from lobert.encoders.roles import encoder_linears
 from lobert.errors import LobertError
 from lobert.evaluation import score_all
+from lobert.launch.ledger import Values
 from lobert.pipeline import run
 from lobert.results.record import find_records
 
@@ -136,9 +137,9 @@ def test_scores_are_told_together_and_apart() -> None:
     assert next(iter(found)) == task.main_metric
 
 
-def run_race(output: Path, *settings: str) -> float | None:
+def run_race(output: Path, *settings: str) -> Values:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return run(hydra.compose("config", [*settings, f"output_dir={output}"]))
+        return run(hydra.compose("config", [*settings, f"output_dir={output}"])).values
 
 
 def test_race_goes_through_the_whole_pipeline(tmp_path: Path) -> None:

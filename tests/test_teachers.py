@@ -16,10 +16,10 @@ from test_pipeline import artefacts, curve, run_here, the_record
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 import lobert
-from lobert import encoder as encoder_module
 from lobert.data.chance import chance_level
 from lobert.data.labels import order_of
 from lobert.data.metrics import METRICS
+from lobert.encoders import source as encoder_module
 from lobert.encoders.brought import BroughtTeacher, load_brought
 from lobert.errors import LobertError
 from lobert.training.candidates import differences, read_candidates

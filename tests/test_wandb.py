@@ -203,11 +203,7 @@ def test_identities_by_stage(stage: str, name: str, kind: str, tags: tuple[str, 
 def test_the_group_is_that_of_the_setting_or_the_sweep(
     monkeypatch: pytest.MonkeyPatch, sweeping: bool, named: str | None, setting: str, group: str | None
 ) -> None:
-    class InSweep:
-        mode = identity.RunMode.MULTIRUN if sweeping else identity.RunMode.RUN
-        initialized, get = staticmethod(lambda: True), staticmethod(lambda: InSweep)
-
-    monkeypatch.setattr(identity, "HydraConfig", InSweep)
+    monkeypatch.setattr(identity, "in_sweep", lambda: sweeping)
     monkeypatch.delenv(identity.SWEEP_VARIABLE, raising=False)
     if named is not None:
         monkeypatch.setenv(identity.SWEEP_VARIABLE, named)

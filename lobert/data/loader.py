@@ -1,5 +1,6 @@
 """Batches of similar length, in an order that is a function of seed and epoch, dealt to processes, resumable."""
 
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -143,20 +144,22 @@ class ResumableLoader:
         self.split, self.batch_sampler = split, batch_sampler
         self.pad_token_id, self.num_workers, self.progress = pad_token_id, num_workers, progress
         self._start = 0
-        self._pass: Generator[dict[str, Tensor], None, None] | None = None
+        self._pass: weakref.ref[Generator[dict[str, Tensor], None, None]] | None = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         start, self._start = self._start, 0
-        self._pass = self._batches(start)
-        return self._pass
+        batches = self._batches(start)
+        self._pass = weakref.ref(batches)  # a strong one would keep the loading processes of a pass that nobody ends
+        return batches
 
     def close(self) -> None:
         """End the pass that is under way, and the processes that load for it."""
-        if self._pass is not None:
-            self._pass.close()
+        batches = self._pass() if self._pass is not None else None
+        if batches is not None:
+            batches.close()
 
     def _batches(self, start: int) -> Generator[dict[str, Tensor], None, None]:
         yield from DataLoader(

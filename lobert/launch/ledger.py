@@ -21,7 +21,14 @@ from lobert.storage.artefacts import fingerprint, lock_path, locked, write_atomi
 
 SCHEMA = 1
 FOLDER = "jobs"
-UNCOUNTED = ("output_dir", "resume", "logger", "latency_batch_size", "jobs_at_once", "optimize")  # change no number
+UNCOUNTED = (
+    "output_dir",
+    "resume",
+    "logger",
+    "latency_batch_size",
+    "jobs_at_once",
+    "optimize",
+)  # settings that change no number
 State = Literal["waiting", "running", "done", "failed", "interrupted"]
 Values = float | tuple[float, ...] | None
 
