@@ -17,8 +17,10 @@ import hydra
 import pytest
 import torch
 
+from lobert.curves import read_curves
 from lobert.errors import LobertError
-from lobert.loggers import CurveFile, read_curves
+from lobert.launch.ledger import Values
+from lobert.loggers import CurveFile
 from lobert.pipeline import run
 from lobert.signals import StopRequest, Terminated, exit_code, kept_handlers, raise_on_sigterm
 from lobert.storage import manifest
@@ -37,12 +39,12 @@ SMALL = [
 CALIBRATED = [*SMALL, "decomp=svd", "decomp.keep=0.5", "decomp.objective=activations", "decomp.calibration_examples=16"]
 
 
-def run_here(output: Path, *overrides: str) -> float | None:
+def run_here(output: Path, *overrides: str) -> Values:
     """One run in this process, which has read no artefact yet."""
     manifest._sound.clear()
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", [*overrides, f"output_dir={output}"])
-    return run(cfg)
+    return run(cfg).values
 
 
 def weights(output: Path, pattern: str = "runs/*/student") -> bytes:
