@@ -42,6 +42,8 @@ DISK_TROUBLE = {  # what is wrong with a place, and what to do
     errno.EROFS: ("its file system is read-only", ELSEWHERE),
     errno.EACCES: ("permission is denied", f"change the permissions or {ELSEWHERE}"),
     errno.EPERM: ("the system does not permit it", f"change the permissions or {ELSEWHERE}"),
+    errno.ENOTDIR: ("a part of its path is a file and no folder", ELSEWHERE),
+    errno.EEXIST: ("something of that name, but no folder, is there already", ELSEWHERE),
     errno.EIO: ("its disk reports an input/output error", f"check the disk or {ELSEWHERE}"),
 }
 

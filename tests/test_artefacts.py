@@ -314,7 +314,8 @@ def test_scratch_is_kept_until_the_artefact_is_there(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("number", "said"),
     [(errno.ENOSPC, "its disk is full"), (errno.EDQUOT, "quota"), (errno.EROFS, "read-only"), (errno.EACCES, "denied"),
-     (errno.EIO, "input/output error"), (errno.EFBIG, "ulimit")],
+     (errno.EIO, "input/output error"), (errno.EFBIG, "ulimit"),
+     (errno.ENOTDIR, "is a file"), (errno.EEXIST, "is there already")],
 )  # fmt: skip
 @pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "in a library's error"])
 def test_trouble_with_a_disk_gets_one_sentence(tmp_path: Path, number: int, said: str, wrapped: bool) -> None:

@@ -163,9 +163,10 @@ def test_a_failed_job_does_not_stop_the_sweep(application: Path, seeds: str, cod
     assert ("Traceback" in done.stderr) == ("2" in failed)
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "sweep"])
-def test_an_interruption_is_told_as_such(application: Path, mode: list[str]) -> None:
-    command = [sys.executable, str(application), *mode, "seed=4"]
+@pytest.mark.parametrize("mode", [["seed=4"], ["-m", "seed=4,0"]], ids=["single", "sweep"])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)], ids=["int", "term"])
+def test_an_interruption_is_told_as_such(application: Path, mode: list[str], signum: int, code: int) -> None:
+    command = [sys.executable, str(application), *mode]
     with subprocess.Popen(
         command,
         cwd=application.parent,
@@ -178,9 +179,10 @@ def test_an_interruption_is_told_as_such(application: Path, mode: list[str]) -> 
         while not process.stdout.readline().startswith("ran"):
             assert process.poll() is None
         time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED
+        process.send_signal(signum)
+        others, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "ran" not in others  # no further job of the sweep begins
     assert "run the same command again" in said
     assert "Traceback" not in said
 

@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lobert.errors import LobertError
 from lobert.launch.ledger import Entry, Ledger
 from lobert.storage.artefacts import fingerprint, write_atomic
 
@@ -100,7 +101,11 @@ class Announce(Callback):
             "jobs": sweep.jobs,
             "shared": sweep.shared,
         }
-        write_atomic(sweep.folder / SWEEP_FILE, json.dumps(content, indent=1) + "\n")
+        try:
+            write_atomic(sweep.folder / SWEEP_FILE, json.dumps(content, indent=1) + "\n")
+        except LobertError:  # Hydra, who would only warn of this one, meets the same trouble in a moment
+            Announce.begin()
+            return
         if "BasicLauncher" not in config.hydra.launcher._target_:  # which has every job say that it starts
             count = "a search" if sweep.jobs is None else f"{len(sweep.jobs)} jobs"
             line = f"sweep {sweep.name}: {count}; python -m lobert.status {sweep.outputs} tells how far it is"
