@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lobert.errors import LobertError
 from lobert.report.data import Collection, collect
+from lobert.report.facts import count
 from lobert.report.page import render_page
 from lobert.report.payload import payload
 from lobert.report.plots import write_plots
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for sentence in collection.skipped:
         print(f"skipped: {sentence}", file=sys.stderr)
-    print(f"{len(collection.runs)} runs: open {options.output / PAGE}")
+    print(f"{count(len(collection.runs), 'run')}: open {options.output / PAGE}")
     return 0
 
 
