@@ -10,13 +10,13 @@ from omegaconf import DictConfig
 
 from lobert.errors import first_line
 from lobert.launch.attempt import Run, open_attempt
-from lobert.launch.ending import close_sweep
+from lobert.launch.ending import USER_ERROR, close_sweep
 from lobert.launch.ledger import Outcome, Values
 from lobert.launch.sentences import explain, explain_job, fold
 from lobert.launch.sweep import Announce, in_sweep, is_follower
 from lobert.signals import exit_code, raise_on_sigterm
 
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+INTERRUPTED = 130
 MULTIRUN = ("-m", "--multirun")
 
 

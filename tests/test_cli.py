@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lobert.cli import BUG, INTERRUPTED, USER_ERROR, normalize_arguments
+from lobert.cli import INTERRUPTED, normalize_arguments
+from lobert.launch.ending import BUG, USER_ERROR
 
 APPLICATION = """
 import signal, sys, time
