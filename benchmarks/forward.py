@@ -3,7 +3,7 @@
     python benchmarks/forward.py [--only svd tucker_4d] [--batch 1 32] [--length 16 64 128] [--layers 12] [--hidden 768]
 
 Each compression gets the same input as the dense encoder, in turn, so that a drift of the machine cancels; ratios are
-medians over the pairs. "rebuild" is the same student with `evaluation=merge` and its kept weights dropped. A training
+medians over the rounds. "rebuild" is the same student with `evaluation=merge` and its kept weights dropped. A training
 step is a forward and a backward pass, of all parameters. The weights are random: the time does not depend on them.
 
 Multiply-adds are those of all linears, at that very number of tokens, and of the two products of attention; forming
@@ -12,7 +12,7 @@ weights counts where it is done.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -32,7 +32,7 @@ COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
     "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker",
 )  # fmt: skip
-WARM_UP = 2  # rounds that are not counted
+WARM_UP = 1  # rounds that are not counted
 SPREAD = 0.04  # standard deviation of the weights, about that of BERT's
 Call = Callable[[], object]
 
@@ -139,11 +139,11 @@ def compare(name: str, encoders: tuple[nn.Module, nn.Module], x: Tensor, trainin
     run = step if training else forward
     for encoder in encoders:
         encoder.train(training)
-    calls: list[Call] = [partial(run, dense, x), partial(run, student, x)]
-    pairs = seconds(calls, rounds, x.device)
-    apart = seconds([calls[1], partial(rebuilt, factored(student), calls[1])], rounds, x.device)
+    own: Call = partial(run, student, x)
+    calls: list[Call] = [partial(run, dense, x), own, partial(rebuilt, factored(student), own)]
+    times = seconds(calls, rounds, x.device)
     costs = [multiply_adds(encoder, batch, length, training) for encoder in (student, dense)]
-    to_dense, to_rebuild = median(b / a for a, b in pairs), median(a / b for a, b in apart)
+    to_dense, to_rebuild = median(b / a for a, b, _ in times), median(b / c for _, b, c in times)
     return Row(name, batch, length, training, costs[0] / costs[1], to_dense, to_rebuild)
 
 
@@ -158,7 +158,7 @@ def projections(chosen: argparse.Namespace, x: Tensor) -> Row:
     tokens = x.shape[0] * x.shape[1]
     macs = joint_cost(first, tokens, training=False) / (3 * tokens * chosen.hidden**2)
     ratio = median(b / a for a, b in seconds(calls, chosen.rounds, x.device))
-    return Row("Q, K, V: falcon_layer", *x.shape[:2], False, macs, ratio, None)
+    return Row("Q, K, V: falcon_layer", x.shape[0], x.shape[1], False, macs, ratio, None)
 
 
 def together(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
@@ -194,20 +194,26 @@ def main() -> None:
     chosen = arguments()
     device = torch.device(chosen.device)
     print(header_line(header(device)))
-    print(f"{chosen.layers} layers of {chosen.hidden}; random weights; median of {chosen.rounds} pairs", flush=True)
+    print(f"{chosen.layers} layers of {chosen.hidden}; random weights; median of {chosen.rounds} rounds", flush=True)
+    titles = ("compression", "what", "batch", "length", "multiply-adds", "time to dense", "time to rebuilding")
+    lines = []
+    for row in measured(chosen, device):
+        lines.append(line(row))
+        say("  ".join(lines[-1]))
+    print(table(titles, lines))
+
+
+def measured(chosen: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """Every setting, one after the other: first Q, K and V alone, then each compression of the whole encoder."""
     inputs = [
         torch.randn(batch, length, chosen.hidden, device=device) for batch in chosen.batch for length in chosen.length
     ]
-    rows = [projections(chosen, x) for x in inputs]
+    yield from (projections(chosen, x) for x in inputs)
     dense = dense_encoder(chosen).to(device)
     for name in chosen.only:
-        say(name)
         student = compressed_encoder(chosen, name).to(device)
-        rows += [
-            compare(name, (dense, student), x, training, chosen.rounds) for training in (False, True) for x in inputs
-        ]
-    titles = ("compression", "what", "batch", "length", "multiply-adds", "time to dense", "time to rebuilding")
-    print(table(titles, [line(row) for row in rows]))
+        for training in (False, True):
+            yield from (compare(name, (dense, student), x, training, chosen.rounds) for x in inputs)
 
 
 if __name__ == "__main__":

@@ -95,4 +95,4 @@ def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bo
 def measure(model: PreTrainedModel, data: Iterable[Batch], goal: Objective, gradients: bool) -> Statistics:
     """Calibration statistics of every linear of the encoder."""
     regression = model.config.num_labels == 1 and not chooses_options(model)
-    return calibrate(model, encoder_linears(model), data, gradients, regression, goal.temperature)
+    return calibrate(model, encoder_linears(model), data, gradients, regression, goal.temperature, [goal.name])

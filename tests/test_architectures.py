@@ -19,6 +19,7 @@ from lobert.compression.compress import BANK, compress_model, encoder_macs, line
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.refit import refit_head
+from lobert.compression.replay import Replay
 from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.stream import open_stream
 from lobert.distill.knowledge import forward, has_token_types, model_inputs
@@ -178,7 +179,7 @@ def last_hidden(model: PreTrainedModel) -> Tensor:
     stream, layers = open_stream(model, BATCHES), range(len(encoder_layers(model)))
     hidden = stream.hidden
     for layer in layers:
-        hidden = list(stream.run(model, layer, hidden))
+        hidden = [call() for call in stream.calls(model, layer, hidden)]
     return torch.cat([x[mask] for x, mask in zip(hidden, stream.masks, strict=True)])
 
 
@@ -197,6 +198,32 @@ def test_the_stream_is_the_model_and_order_brings_its_end_closer(kind: str) -> N
     compress_model(models[1], plans, objective=Objective("activations"), statistics=statistics)
     ordered, parallel = ((last_hidden(model) - wanted).square().sum() for model in models)
     assert ordered < parallel
+
+
+class Recomputed(Replay):
+    """Keeps nothing."""
+
+    def begin(self, batch: int) -> None:
+        super().begin(batch)
+        self._kept = {}
+
+
+@pytest.mark.parametrize("names", [("all_svd",), ("ffn_svd",), ("tucker_layer", "ffn_svd")])
+@pytest.mark.parametrize("kind", ORDERED)
+def test_a_replayed_layer_is_the_layer(kind: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    models, product, calls = [tiny(kind), tiny(kind)], nn.functional.linear, list[str]()
+    statistics = calibrate(models[0], encoder_linears(models[0]), BATCHES, gradients=True)
+    plans = make_plan(models[0], point(names))
+    for model, replay in zip(models, (Replay, Recomputed), strict=True):
+        monkeypatch.setattr("lobert.compression.sequential.Replay", replay)
+        name = replay.__name__
+        monkeypatch.setattr(nn.functional, "linear", lambda *xs, by=name: (calls.append(by), product(*xs))[1])
+        inside = list(encoder_layers(model).modules())
+        compress_in_order(model, plans, BATCHES, Objective("loss"), statistics)
+        assert not any("forward" in vars(module) for module in inside)
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name]), name
+    assert calls.count("Replay") < calls.count("Recomputed")
 
 
 def calls_of(model: PreTrainedModel, path: str, batch: dict[str, Tensor]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Laws of the objectives: optimal where they are exact, never worse than the weights, finite on poor statistics."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 import lobert
 from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
-from lobert.compression.objective import Norm, Objective, group_norm
+from lobert.compression.importance import FLOOR
+from lobert.compression.objective import Norm, Objective, ObjectiveName, group_norm
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import TABLES, Statistics, load_statistics, save_statistics
 from lobert.compression.whitening import decompose_in_norm, errors_in_norm, matrix_scale
@@ -152,7 +154,8 @@ def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
         recorder.remove()
         outputs = [recorder.outputs[path][0] for path in paths]
         inner, last = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), outputs)
-        lengths.append((inner.norm(dim=-1) / last.norm(dim=-1, keepdim=True))[mask])
+        length = (inner.norm(dim=-1) / last.norm(dim=-1, keepdim=True))[mask]
+        lengths.append(length + FLOOR * length.mean())
         tokens.append(recorder.inputs[paths[0]][0][mask].double())
     weights, x = torch.cat(lengths).double(), torch.cat(tokens)
     weights /= weights.mean()
@@ -162,10 +165,24 @@ def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
     torch.testing.assert_close(weighed.covariance(block), x.T.cov(correction=0, aweights=weights), rtol=1e-3, atol=1e-4)
 
 
-def test_an_example_without_gradients_adds_nothing() -> None:
+def test_what_no_norm_is_made_of_is_left_out_and_the_rest_is_the_same() -> None:
+    model, batches = tiny_bert(), [token_batch(6, seed=seed) for seed in (0, 1)]
+    whole = calibrate(model, encoder_linears(model), batches, gradients=True)
+    tables = {"activations": {"mean", "second_moment"}, "fisher": {"mean", "second_moment", "fisher"}, "loss": set()}
+    common = {"source", "gradient", "weighted_mean", "weighted_moment", "importance"}
+    for norm, own in tables.items():
+        part = calibrate(model, encoder_linears(model), batches, gradients=True, norms=[norm])  # type: ignore[list-item]
+        found = {field.name for field in fields(part) if getattr(part, field.name)}
+        assert found == common | own
+        for table in found - {"source"}:
+            torch.testing.assert_close(getattr(part, table), getattr(whole, table), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norms", [["loss"], KINDS])
+def test_an_example_without_gradients_adds_nothing(norms: list[ObjectiveName]) -> None:
     model = tiny_bert()
     torch.nn.init.zeros_(model.classifier.weight)
-    statistics = calibrate(model, encoder_linears(model), [token_batch()], gradients=True)
+    statistics = calibrate(model, encoder_linears(model), [token_batch()], gradients=True, norms=norms)
     assert all(not moment.any() for moment in statistics.gradient.values())
     assert all((weights == 1).all() for weights in statistics.importance.values())
     for path in encoder_linears(model):

@@ -3,8 +3,9 @@
 Only real tokens count. Products are in single precision, their sums in double.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from transformers.utils import ModelOutput
 
 from lobert.compression.importance import call_weights, even_weights, is_own, real_tokens
 from lobert.compression.moments import Moments, add
+from lobert.compression.objective import ObjectiveName
 from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.encoders.roles import linear_at
 from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
 
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 SMALLEST = 1e-12  # length of a gradient below which an example has none
 
 
@@ -36,7 +39,7 @@ class Accumulator:
 
     def statistics(self) -> Statistics:
         """The averages. Where no gradient reached a linear, all its tokens count alike."""
-        alike = {path: self.inputs[self.source[path]] for path, sums in self.weighted.items() if not sums.weight}
+        alike = {path: self.inputs[self.source[path]] for path in self.weighted if not self.is_weighted(path)}
         weighted = {**self.weighted, **alike}
         importance = {path: torch.cat(weights).double() for path, weights in self.importance.items()}
         return Statistics(
@@ -50,6 +53,10 @@ class Accumulator:
             importance={path: torch.ones_like(w) if path in alike else w / w.mean() for path, w in importance.items()},
         )
 
+    def is_weighted(self, path: str) -> bool:
+        """Whether a gradient has reached this linear."""
+        return path in self.weighted and self.weighted[path].weight > 0
+
 
 class Recorder:
     """Hooks on some modules, by path, that keep what goes in and comes out at every call during one forward pass.
@@ -61,14 +68,14 @@ class Recorder:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.inputs: dict[str, list[Tensor]] = {}
         self.outputs: dict[str, list[Tensor]] = {}
-        self._handles = [module.register_forward_hook(self._keep(path)) for path, module in modules.items()]
+        self._handles = [module.register_forward_pre_hook(self._enter(path)) for path, module in modules.items()]
+        self._handles += [module.register_forward_hook(self._leave(path)) for path, module in modules.items()]
 
-    def _keep(self, path: str):  # type: ignore[no-untyped-def]  # the hook's type is torch's own affair
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            self.inputs.setdefault(path, []).append(inputs[0])
-            self.outputs.setdefault(path, []).append(output)
+    def _enter(self, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, inputs: self.inputs.setdefault(path, []).append(inputs[0])
 
-        return hook
+    def _leave(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        return lambda module, inputs, output: self.outputs.setdefault(path, []).append(output)
 
     def forget(self) -> None:
         """Let go of what was kept."""
@@ -87,6 +94,7 @@ def calibrate(
     gradients: bool,
     regression: bool = False,
     temperature: float = 1.0,
+    norms: Collection[ObjectiveName] = OBJECTIVES,
 ) -> Statistics:
     """Statistics of the linears at `paths` over the examples of `batches`; leaves the model in evaluation mode.
 
@@ -98,7 +106,7 @@ def calibrate(
     from a softer softmax.
 
     The moments of the inputs stand twice: over tokens that count alike, and, with `gradients`, over tokens that count
-    by their importance (see `importance`).
+    by their importance (see `importance`). What none of the `norms` is made of is left out: it would take as long.
 
     In the moments of g every example counts alike: its gradients are scaled to length one at the last of the linears.
     Where a fine-tuned teacher is sure, its pooler's tanh is saturated and lets hardly any gradient through, but does so
@@ -116,10 +124,10 @@ def calibrate(
                 logits = classifier_logits(model(**inputs), gradients)
                 mask = token_mask(inputs)
                 sums.examples += len(inputs["input_ids"])
-                add_inputs(sums, recorder, mask)
                 if logits is not None:
                     direction = random_direction(logits.detach() / temperature, regression, random)
-                    add_gradients(sums, recorder, mask, logits, direction)
+                    add_gradients(sums, recorder, mask, logits, direction, "fisher" in norms)
+                add_inputs(sums, recorder, mask, set(norms) != {"loss"})
     finally:
         recorder.remove()
     return sums.statistics()
@@ -137,16 +145,19 @@ def classifier_logits(outputs: ModelOutput, gradients: bool) -> Tensor | None:
 
 
 @torch.no_grad()
-def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor) -> None:
-    """Add the moments of the recorded inputs; those of the same tensors once."""
+def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor, every: bool) -> None:
+    """Add the moments of `every` recorded input, or of those no gradient leads to; those of the same tensors once."""
     first: dict[tuple[int, ...], str] = {}
     for path, calls in recorder.inputs.items():
-        source = sums.source.setdefault(path, first.setdefault(tuple(map(id, calls)), path))
-        for x in calls if source == path else []:
-            sums.inputs.setdefault(path, Moments()).add(real_tokens(x, mask).float(), even_weights(x, mask))
+        sums.source.setdefault(path, first.setdefault(tuple(map(id, calls)), path))
+    for source in {sums.source[path] for path in recorder.inputs if every or not sums.is_weighted(path)}:
+        for x in recorder.inputs[source]:
+            sums.inputs.setdefault(source, Moments()).add(real_tokens(x, mask).float(), even_weights(x, mask))
 
 
-def add_gradients(sums: Accumulator, recorder: Recorder, mask: Tensor, logits: Tensor, direction: Tensor) -> None:
+def add_gradients(
+    sums: Accumulator, recorder: Recorder, mask: Tensor, logits: Tensor, direction: Tensor, fisher: bool
+) -> None:
     """Add the moments of the gradients of `direction · logits` at the recorded outputs, and what follows from them.
 
     Calls that the examples of a batch share have no gradient of an example's own and are left out.
@@ -163,8 +174,10 @@ def add_gradients(sums: Accumulator, recorder: Recorder, mask: Tensor, logits: T
         for path, gradient in gradients.items():
             scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
             add(sums.gradients, path, mode_gram(scaled.flatten(0, 1), 1))
-            own = joined([read[i] for i in calls[path]])
-            add(sums.fisher, path, squared_weight_gradients(by_example(gradient, examples), by_example(own, examples)))
+            if fisher:
+                own = joined([read[i] for i in calls[path]])
+                squares = squared_weight_gradients(by_example(gradient, examples), by_example(own, examples))
+                add(sums.fisher, path, squares)
             for x, weights in zip(read, call_weights(read, calls[path], scaled, mask), strict=True):
                 sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
                 sums.importance.setdefault(path, []).append(weights.cpu())

@@ -15,6 +15,9 @@ from lobert.errors import LobertError
 
 # By the square of the length, as the error has it, a few tokens of a few hundred examples would be all that counts.
 POWER = 1
+# Of the mean weight, on every token's: a few hundred [CLS] do not span the inputs of the last layers, and the other
+# tokens tell what else may come.
+FLOOR = 0.3
 
 
 def call_weights(
@@ -28,7 +31,9 @@ def call_weights(
     parts = lengths.split([read[number].shape[1] if read[number].dim() == 3 else 1 for number in own], 1)
     weights = {n: part[mask] if read[n].dim() == 3 else part[:, 0] for n, part in zip(own, parts, strict=True)}
     mean = torch.cat(list(weights.values())).mean()
-    return [weights[n] if n in weights else even_weights(x, mask) * mean for n, x in enumerate(read)]
+    weights = {n: weight + FLOOR * mean for n, weight in weights.items()}
+    whole = (1 + FLOOR) * mean
+    return [weights[n] if n in weights else even_weights(x, mask) * whole for n, x in enumerate(read)]
 
 
 def even_weights(x: Tensor, mask: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from lobert.compression.importance import Reader, even_weights, real_tokens
 from lobert.compression.moments import Moments, add
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
+from lobert.compression.replay import Replay
 from lobert.compression.statistics import Statistics
 from lobert.compression.stream import Stream, first, open_stream
 from lobert.compression.whitening import decompose_in_norm
@@ -107,10 +108,13 @@ def compress_in_order(
     for number in track(range(len(encoder_layers(dense)))):
         here = [step for step in steps if step.layer == number]
         goals, wanted = goals_of(dense, number, here, stream, wanted)
+        replay = Replay(encoder_layers(model)[number], below(model, number, [p for step in here for p in step.paths]))
         for step in here:
-            fits = measure(model, step, stream, drifted, goals, importance)
+            fits = measure(model, step, stream, drifted, goals, importance, replay)
             fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
-        drifted = list(stream.run(model, number, drifted))
+            replay.pending -= below(model, number, step.paths)
+        drifted = [call() for call in stream.calls(model, number, drifted, replay)]
+        replay.remove()
     for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
@@ -159,6 +163,11 @@ def steps_of(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[Step]:
     return sorted(steps.values(), key=lambda step: order[step.source])
 
 
+def below(model: PreTrainedModel, layer: int, paths: Iterable[str]) -> set[str]:
+    """The paths as they are below a layer."""
+    return {path.removeprefix(f"{layers_path(model)}.{layer}.") for path in paths}
+
+
 def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, list[Tensor]]:
     """Factors of the embeddings, by group; what they stand for takes the place of the dense tables."""
     fitted: dict[str, list[Tensor]] = {}
@@ -181,7 +190,8 @@ def goals_of(
     sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
     whole = f"{layers_path(dense)}.{layer}"
     goals, given = [], []
-    for recorder in stream.watch(dense, layer, hidden, {whole, *(place or path for path, place in sums.items())}):
+    read, outputs = set(filter(None, sums.values())) - {whole}, {path for path, place in sums.items() if not place}
+    for recorder in stream.watch(dense, layer, hidden, read, {*outputs, whole}):
         goals.append({path: [sum_at(recorder, p, whole)] if p else recorder.outputs[path] for path, p in sums.items()})
         given.append(first(recorder.outputs[whole][0]))
     return goals, given
@@ -199,6 +209,7 @@ def measure(
     hidden: Sequence[Tensor],
     goals: Sequence[Mapping[str, Sequence[Tensor]]],
     importance: Mapping[str, Tensor],
+    replay: Replay | None = None,
 ) -> dict[str, Fit]:
     """What each weight of one step is to be fitted to, in the model as it is now, its own weights still dense.
 
@@ -208,8 +219,8 @@ def measure(
     in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
     calls = {path: len(goals[0][path]) for path in step.paths}
     fits, reader = new_fits(calls, bool(importance)), Reader(importance)
-    watched = {step.source, *in_sums, *in_sums.values(), *([whole] if max(calls.values()) > 1 else [])}
-    runs = stream.watch(model, step.layer, hidden, watched)
+    given = {*in_sums, *([whole] if max(calls.values()) > 1 or whole in in_sums.values() else [])}
+    runs = stream.watch(model, step.layer, hidden, {step.source, *in_sums.values()} - {whole}, given, replay)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
         read = [(real_tokens(x, mask).float(), even_weights(x, mask)) for x in recorder.inputs[step.source]]
         added = set[int]()

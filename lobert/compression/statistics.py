@@ -15,7 +15,7 @@ from lobert.errors import LobertError
 from lobert.layers.blocks import Block
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 5  # raised when the same examples come to give other moments, or stand otherwise on disk
+STATISTICS_VERSION = 6  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher", "weighted_mean", "weighted_moment", "importance")
 ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
 SYMMETRIC = ("second_moment", "gradient", "weighted_moment")
@@ -25,15 +25,16 @@ SYMMETRIC = ("second_moment", "gradient", "weighted_moment")
 class Statistics:
     """Moments by module path; inputs shared by several linears stand once, under the first one's path.
 
+    Tables that were not asked for (see `calibrate`) are empty.
+
     Attributes:
         source: of each path, the path whose inputs it shares.
         mean: `[in]`, E[x] over tokens.
         second_moment: `[in, in]`, E[x xᵀ] over tokens.
-        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples that count alike (see
-            `calibrate`); empty where the gradients were not asked for.
+        gradient: `[out, out]`, sum over an example's tokens of g gᵀ, averaged over examples that count alike.
         fisher: `[in]`, sums over outputs of the squared gradient of the weight, averaged over examples.
         weighted_mean, weighted_moment: as `mean` and `second_moment`, but of each path, and each token counting by its
-            importance; empty where the gradients were not asked for.
+            importance.
         importance: `[tokens]`, of each path, how much each real token counts, in the order of the examples; 1 on
             average.
     """

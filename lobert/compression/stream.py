@@ -1,8 +1,9 @@
 """Calibration examples on their way through a model's layers, one layer at a time."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.compression.calibration import Recorder
+from lobert.compression.replay import Replay
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.encoders.roles import encoder_layers
 from lobert.errors import LobertError
@@ -42,42 +44,52 @@ class Stream:
     arguments: list[list[Arguments]] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
 
-    def calls(self, layer: int, hidden: Sequence[Tensor]) -> Iterator[tuple[Tensor, Arguments]]:
-        """The inputs `[B, T, hidden]` of a layer with its other arguments, batch by batch."""
-        for x, arguments in zip(hidden, self.arguments, strict=True):
-            yield x, arguments[layer if len(arguments) > 1 else 0]
-
-    def run(self, model: PreTrainedModel, layer: int, hidden: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The layer's output `[B, T, hidden]` for each batch of inputs."""
+    def calls(
+        self, model: PreTrainedModel, layer: int, hidden: Sequence[Tensor], replay: Replay | None = None
+    ) -> Iterator[Callable[[], Tensor]]:
+        """For each batch of a layer's inputs `[B, T, hidden]` what computes its output `[B, T, hidden]`."""
         module = encoder_layers(model)[layer]
-        for x, (placed, named) in self.calls(layer, hidden):
-            yield first(module(x, *placed, **named))
+
+        def output(number: int, x: Tensor, arguments: Arguments) -> Tensor:
+            if replay is not None:
+                replay.begin(number)
+            return first(module(x, *arguments.placed, **arguments.named))
+
+        for number, (x, arguments) in enumerate(zip(hidden, self.arguments, strict=True)):
+            yield partial(output, number, x, arguments[layer if len(arguments) > 1 else 0])
 
     def watch(
-        self, model: PreTrainedModel, layer: int, hidden: Sequence[Tensor], paths: Iterable[str]
+        self,
+        model: PreTrainedModel,
+        layer: int,
+        hidden: Sequence[Tensor],
+        read: Collection[str],
+        given: Collection[str] = (),
+        replay: Replay | None = None,
     ) -> Iterator[Recorder]:
-        """What goes into and comes out of the modules at `paths`, batch by batch.
+        """What goes into the modules at the paths `read` and comes out of those at `given`, batch by batch.
 
-        The layer runs no further than to the first call of the last of them: name it, too, where more calls count.
+        The layer runs no further than until each has been called once: name it, too, where more calls count.
         """
-        modules = {path: model.get_submodule(path) for path in paths}
+        modules = {path: model.get_submodule(path) for path in {*read, *given}}
         recorder = Recorder(modules)
 
         def stop(*_: Any) -> None:
-            if len(recorder.inputs) == len(modules):
+            if recorder.inputs.keys() >= set(read) and recorder.outputs.keys() >= set(given):
                 raise Caught
 
-        handles = [module.register_forward_hook(stop) for module in modules.values()]
+        handles = [modules[path].register_forward_pre_hook(stop) for path in read]
+        handles += [modules[path].register_forward_hook(stop) for path in given]
         try:
-            for x, (placed, named) in self.calls(layer, hidden):
+            for call in self.calls(model, layer, hidden, replay):
                 recorder.forget()
                 with contextlib.suppress(Caught):
-                    encoder_layers(model)[layer](x, *placed, **named)
+                    call()
                 yield recorder
         finally:
-            recorder.remove()
             for handle in handles:
                 handle.remove()
+            recorder.remove()
 
 
 def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -2,39 +2,37 @@
 
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from lobert.compression.calibration import calibrate
+from lobert.compression.objective import ObjectiveName
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics, load_statistics, save_statistics
 from lobert.encoders.roles import encoder_linears
 from lobert.evaluation import some_examples
 from lobert.job import Job
 from lobert.progress import track
 from lobert.stages.workspace import Workspace
-from lobert.storage.artefacts import Recipe, find, make_folder
+from lobert.storage.artefacts import Recipe, make_folder
 
 log = logging.getLogger(__name__)
 
 
-def calibration_recipe(work: Workspace, start: Recipe, gradients: bool) -> Recipe:
-    """`start` says which model the student starts from."""
+def calibration_recipe(work: Workspace, start: Recipe, norm: ObjectiveName, gradients: bool) -> Recipe:
+    """`start` says which model the student starts from, `norm` what the statistics are for."""
     job = work.job
     return {
         "start": start,
         "version": STATISTICS_VERSION,
         "data": work.data_key["train"],
         "examples": job.calibration_examples,
+        "norm": norm,
         "gradients": gradients,
         "temperature": job.objective.temperature if gradients else None,
     }
-
-
-def calibration_folder(work: Workspace, recipe: Recipe) -> Path:
-    """Where the statistics are, or will be."""
-    return work.job.store.path("calibration", f"{work.job.task.name}_{work.job.encoder.name}", recipe)
 
 
 def needs_gradients(job: Job) -> bool:
@@ -46,33 +44,39 @@ def make_statistics(work: Workspace, start: Recipe, model: PreTrainedModel) -> S
     """The statistics that the job's objective needs, found or computed; None where it needs none."""
     if work.job.objective.name == "weights":
         return None
-    return statistics_with(work, start, model, needs_gradients(work.job))
+    return statistics_for(work, start, model, work.job.objective.name, needs_gradients(work.job))
 
 
 def input_statistics(work: Workspace, start: Recipe, model: PreTrainedModel) -> Statistics:
-    """The moments of the inputs: those that the objective needs, or any that are there, or newly computed ones."""
+    """The statistics that the job's objective needs, if any, and in any case the moments of the inputs."""
     own = make_statistics(work, start, model)
-    if own is not None:
+    if own is not None and own.second_moment:
         return own
-    beside = calibration_recipe(work, start, gradients=True)
-    return statistics_with(work, start, model, gradients=find(calibration_folder(work, beside), beside))
+    inputs = statistics_for(work, start, model, "activations", gradients=False)
+    if own is None:
+        return inputs
+    return replace(own, source=inputs.source, mean=inputs.mean, second_moment=inputs.second_moment)
 
 
-def statistics_with(work: Workspace, start: Recipe, model: PreTrainedModel, gradients: bool) -> Statistics:
-    """The statistics with the moments of the gradients or without, found or computed."""
-    recipe = calibration_recipe(work, start, gradients)
-    folder = calibration_folder(work, recipe)
-    make_folder(folder, recipe, partial(compute_statistics, work, model, gradients))
+def statistics_for(
+    work: Workspace, start: Recipe, model: PreTrainedModel, norm: ObjectiveName, gradients: bool
+) -> Statistics:
+    """The statistics that one norm is made of, with the moments of the gradients or without, found or computed."""
+    recipe = calibration_recipe(work, start, norm, gradients)
+    folder = work.job.store.path("calibration", f"{work.job.task.name}_{work.job.encoder.name}", recipe)
+    make_folder(folder, recipe, partial(compute_statistics, work, model, norm, gradients))
     return load_statistics(folder)
 
 
-def compute_statistics(work: Workspace, model: PreTrainedModel, gradients: bool, folder: Path) -> None:
+def compute_statistics(
+    work: Workspace, model: PreTrainedModel, norm: ObjectiveName, gradients: bool, folder: Path
+) -> None:
     """Run the model over some training examples and keep the moments of every linear of its encoder."""
     job = work.job
     batches = some_examples(work.data, "train", job.calibration_examples)
     log.info("calibration: on %d training examples", min(job.calibration_examples or math.inf, len(batches.split)))
     model.to(job.machine.device)
-    how = job.task.is_regression, job.objective.temperature
+    how = job.task.is_regression, job.objective.temperature, [norm]
     watched = track(batches, "calibrating", len(batches))
     statistics = calibrate(model, encoder_linears(model), watched, gradients, *how)
     model.cpu()

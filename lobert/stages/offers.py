@@ -36,7 +36,7 @@ def make_offers(
 def offers_recipe(work: Workspace, plans: Sequence[GroupPlan], start: Recipe) -> Recipe:
     """All that the errors depend on; not the size that is asked for, unless the ranks on offer follow from it."""
     job = work.job
-    calibrated = job.objective.name != "weights"
+    norm = job.objective.name
     groups = [
         {**plan.to_dict(), "rank": factorization(plan.factorization).candidates(plan.shape, plan.rank)}
         for plan in plans
@@ -44,7 +44,7 @@ def offers_recipe(work: Workspace, plans: Sequence[GroupPlan], start: Recipe) ->
     recipe = {
         "start": start,
         "objective": asdict(job.objective),
-        "calibration": calibration_recipe(work, start, needs_gradients(job)) if calibrated else None,
+        "calibration": None if norm == "weights" else calibration_recipe(work, start, norm, needs_gradients(job)),
         "counted": job.sizing.budget,
         "groups": groups,
     }
