@@ -23,6 +23,7 @@ import torch
 from common import header, header_line, say, table, timed
 
 from lobert.compression.allocation import Sizing
+from lobert.compression.examples import NOISE, Calibration
 from lobert.compression.objective import Objective
 from lobert.data import ResumableLoader
 from lobert.errors import LobertError
@@ -48,6 +49,7 @@ class Point:
     allocate: str
     order: str
     examples: int | None
+    noise: float
     refit: bool
 
 
@@ -87,7 +89,7 @@ def open_bench(chosen: argparse.Namespace) -> Bench:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         work = prepare(read_job(hydra.compose("config", [*names, *folder, *chosen.set])))
     teacher = make_teacher(work)
-    loader = behind_calibration(work, max(count or work.job.calibration_examples or 0 for count in chosen.examples))
+    loader = behind_calibration(work, max(count or work.job.calibration.examples or 0 for count in chosen.examples))
     model = student_start(work, teacher).to(work.job.machine.device)
     return Bench(work, teacher, loader, predict(model, loader))
 
@@ -106,10 +108,13 @@ def points(chosen: argparse.Namespace) -> Iterator[Point]:
     axes = (chosen.decomp, chosen.keep, chosen.objective, chosen.metric_power, chosen.damping, chosen.temperature)
     seen = set[Point]()
     for decomp, keep, name, power, damping, temperature in itertools.product(*axes):
-        for allocate, order, examples in itertools.product(chosen.allocate, chosen.order, chosen.examples):
+        for allocate, order, examples, noise in itertools.product(
+            chosen.allocate, chosen.order, chosen.examples, chosen.noise
+        ):
             plain = name == "weights"
             objective = Objective() if plain else Objective(name, damping, power, temperature)
-            point = Point(decomp, keep, objective, allocate, "parallel" if plain else order, examples, chosen.refit)
+            way = "parallel" if plain else order
+            point = Point(decomp, keep, objective, allocate, way, examples, noise, chosen.refit)
             if point not in seen:
                 seen.add(point)
                 yield point
@@ -127,7 +132,7 @@ def job_of(bench: Bench, point: Point) -> Job:
         sizing=Sizing(point.keep, allocate=point.allocate),  # type: ignore[arg-type]
         objective=point.objective,
         order=point.order,
-        calibration_examples=point.examples or bench.work.job.calibration_examples,
+        calibration=Calibration(point.examples or bench.work.job.calibration.examples, point.noise),
         refit_head=point.refit,
     )
 
@@ -227,6 +232,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--damping", nargs="+", type=float, default=[usual.damping])
     parser.add_argument("--temperature", nargs="+", type=float, default=[usual.temperature])
     parser.add_argument("--examples", nargs="+", type=int, default=[None], help="of the calibration")
+    parser.add_argument("--noise", nargs="+", type=float, default=[NOISE], help="of the calibration")
     parser.add_argument("--refit", action="store_true", help="the head, in closed form")
     parser.add_argument("--output", type=Path, help="append every row to this file as a line of JSON, too")
     chosen = parser.parse_args()

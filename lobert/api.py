@@ -17,6 +17,7 @@ from lobert.compression.allocation import (
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.costs import Budget
+from lobert.compression.examples import NOISE, Calibration, noisy
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
@@ -42,6 +43,7 @@ def compress(
     budget: Budget = "parameters",
     order: Order = "auto",
     evaluation: Evaluation = "auto",
+    calibration_noise: float = NOISE,
 ) -> CompressionReport:
     """Compress an encoder of transformers in place, as `train.py decomp=...` does, and report sizes, costs and errors.
 
@@ -59,6 +61,8 @@ def compress(
         order: "parallel", or "sequential": every layer makes up for the drift of those before it; by default
             sequential where there are data and every group reads one input.
         evaluation: "contract", "merge" or, by default, whichever costs fewer multiply-adds.
+        calibration_noise: share of the tokens of `data` that are exchanged for others of it, so that the model has not
+            seen these texts in its training.
 
     Raises LobertError for unknown names, impossible sizes, models whose roles are not known, and an objective that
     needs data where there is none.
@@ -69,7 +73,8 @@ def compress(
     parts = size_parts(model, named, sizing)
     plans = make_plan(model, parts, evaluation, budget)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
-    batches = [] if data is None else list(data)
+    calibration = Calibration(noise=calibration_noise)
+    batches = noisy([] if data is None else list(data), calibration.noise)
     statistics = None
     if goal.name != "weights":
         statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from lobert.compression.allocation import Sizing, chosen_allocation
+from lobert.compression.examples import Calibration
 from lobert.compression.grouping import Part
 from lobert.compression.objective import Objective
 from lobert.compression.points import decomp_name, parts_from_settings
@@ -61,7 +62,7 @@ class Job:
     sizing: Sizing
     objective: Objective
     order: Order
-    calibration_examples: int | None  # None: see `calibration_count`
+    calibration: Calibration
     refit_head: bool
     init: str
     layers: int | None
@@ -145,7 +146,7 @@ def read_job(cfg: DictConfig) -> Job:
         sizing=Sizing(decomp["keep"], decomp["scope"], allocate, decomp["budget"]),
         objective=objective,
         order=decomp["order"],
-        calibration_examples=decomp["calibration_examples"],
+        calibration=Calibration(decomp["calibration_examples"], decomp["calibration_noise"]),
         refit_head=decomp["refit_head"],
         init=decomp["init"],
         layers=student.pop("layers"),

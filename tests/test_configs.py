@@ -183,6 +183,7 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "decomp.metric_power=2",
         "decomp.temperature=0",
         "decomp.calibration_examples=0",
+        "decomp.calibration_noise=2",
         "decomp.refit_head=foo",
         "kd.alpha=2",
         "kd.alpha=-0.1",

@@ -204,6 +204,5 @@ def test_examples_are_drawn_by_their_lengths() -> None:
 def test_calibration_takes_as_many_examples_as_have_its_tokens(
     asked: int | None, length: int, width: int, count: int
 ) -> None:
-    job = SimpleNamespace(calibration_examples=asked)
     train = SimpleNamespace(lengths=lambda: np.full(3000, length), width=width)
-    assert calibration_count(job, train) == count  # type: ignore[arg-type]
+    assert calibration_count(asked, train) == count  # type: ignore[arg-type]

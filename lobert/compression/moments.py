@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lobert.factorizations.numerics import mode_gram
@@ -41,5 +42,7 @@ def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:
 
 
 def total(before: Tensor | None, value: Tensor) -> Tensor:
-    """A running sum in double precision, on the CPU."""
-    return value.double().cpu() if before is None else before + value.double().cpu()
+    """A running sum in double precision, on the CPU; `before` becomes it."""
+    if before is None:
+        return value.to("cpu", torch.float64, copy=True)
+    return before.add_(value.cpu())

@@ -84,7 +84,7 @@ def anatomy_recipe(work: Workspace, teacher: Path, model: PreTrainedModel) -> Re
         "objective": asdict(job.objective),
         "allocate": [job.sizing.budget, asked_budget(job, model)] if greedy else None,
         "statistics": STATISTICS_VERSION,
-        "calibration": job.calibration_examples,
+        "calibration": asdict(job.calibration),
         "data": {split: work.data_key[split] for split in ("train", *job.task.main_splits)},
         "metric": job.task.main_metric,
         "examples": job.anatomy_examples,

@@ -1,16 +1,17 @@
 """Calibration statistics of the model a student starts from, found or computed."""
 
 import logging
-import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from lobert.compression.calibration import calibrate
+from lobert.compression.examples import noisy
 from lobert.compression.objective import ObjectiveName
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics, load_statistics, save_statistics
+from lobert.distill.knowledge import Batch
 from lobert.encoders.roles import encoder_linears
 from lobert.evaluation import some_examples
 from lobert.job import Job
@@ -28,11 +29,17 @@ def calibration_recipe(work: Workspace, start: Recipe, norm: ObjectiveName, grad
         "start": start,
         "version": STATISTICS_VERSION,
         "data": work.data_key["train"],
-        "examples": job.calibration_examples,
+        "calibration": asdict(job.calibration),
         "norm": norm,
         "gradients": gradients,
         "temperature": job.objective.temperature if gradients else None,
     }
+
+
+def calibration_batches(work: Workspace) -> list[Batch]:
+    """The examples of the calibration, on which the sequential order and the head are fitted, too."""
+    calibration = work.job.calibration
+    return noisy(list(some_examples(work.data, "train", calibration.examples)), calibration.noise)
 
 
 def needs_gradients(job: Job) -> bool:
@@ -73,8 +80,9 @@ def compute_statistics(
 ) -> None:
     """Run the model over some training examples and keep the moments of every linear of its encoder."""
     job = work.job
-    batches = some_examples(work.data, "train", job.calibration_examples)
-    log.info("calibration: on %d training examples", min(job.calibration_examples or math.inf, len(batches.split)))
+    batches, exchanged = calibration_batches(work), 100 * job.calibration.noise
+    count = sum(len(batch["input_ids"]) for batch in batches)
+    log.info("calibration: on %d training examples, %.0f %% of their tokens exchanged", count, exchanged)
     model.to(job.machine.device)
     how = job.task.is_regression, job.objective.temperature, [norm]
     watched = track(batches, "calibrating", len(batches))

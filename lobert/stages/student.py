@@ -26,10 +26,10 @@ from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoders.roles import depth_of, keep_first_layers
 from lobert.encoders.source import model_key
-from lobert.evaluation import closeness, predict_dev, score_splits, some_examples
+from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job
 from lobert.progress import bar, track
-from lobert.stages.calibration import make_statistics
+from lobert.stages.calibration import calibration_batches, make_statistics
 from lobert.stages.knowledge import teacher_outputs
 from lobert.stages.offers import make_offers
 from lobert.stages.outputs import teacher_predictions
@@ -81,7 +81,7 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
     """What the factors depend on beside the plan: nothing more where they are those of the weights alone."""
     recipe: dict[str, Any] = {}
     if job.objective.name != "weights":
-        recipe |= {"objective": asdict(job.objective), "calibration": job.calibration_examples}
+        recipe |= {"objective": asdict(job.objective), "calibration": asdict(job.calibration)}
         recipe |= {"statistics": STATISTICS_VERSION}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
@@ -90,7 +90,7 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
     if job.sizing.budget != "parameters":
         recipe |= {"counted": job.sizing.budget}
     if job.refit_head:
-        recipe |= {"refit_head": True, "calibration": job.calibration_examples}
+        recipe |= {"refit_head": True, "calibration": asdict(job.calibration)}
     return recipe
 
 
@@ -164,8 +164,7 @@ def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPla
     report = factorize(work, model, plans, statistics)
     if job.refit_head:
         model.to(job.machine.device)
-        examples = some_examples(work.data, "train", job.calibration_examples)
-        refit_head(model, zip(examples, teacher_logits, strict=True))
+        refit_head(model, zip(calibration_batches(work), teacher_logits, strict=True))
     return report
 
 
@@ -190,7 +189,7 @@ def factorize(
     if statistics is None or chosen_order(job.order, job.objective, model, plans) == "parallel":
         return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
     model.to(job.machine.device)
-    examples = some_examples(work.data, "train", job.calibration_examples)
+    examples = calibration_batches(work)
     report = compress_in_order(model, plans, examples, job.objective, statistics, bar("factorizing by layer"))
     model.cpu()
     return report
@@ -201,7 +200,7 @@ def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
     """Logits `[B, C]` of the model before compression, for each batch of calibration examples."""
     device = work.job.machine.device
     model.to(device).eval()
-    examples = some_examples(work.data, "train", work.job.calibration_examples)
+    examples = calibration_batches(work)
     batches = ({name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()} for batch in examples)
     logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
     model.cpu()

@@ -89,18 +89,17 @@ def prepare(job: Job) -> Workspace:
         job.seed,
         job.machine.num_workers,
     )
-    return Workspace(
-        replace(job, calibration_examples=calibration_count(job, splits["train"])), folder, tokenizer, data
-    )
+    count = calibration_count(job.calibration.examples, splits["train"])
+    return Workspace(replace(job, calibration=replace(job.calibration, examples=count)), folder, tokenizer, data)
 
 
-def calibration_count(job: Job, train: TokenizedSplit) -> int:
-    """How many examples of the training split calibration takes: as many as the job asks for, or a minute's worth.
+def calibration_count(asked: int | None, train: TokenizedSplit) -> int:
+    """How many examples of the training split calibration takes: as many as are asked for, or a minute's worth.
 
     Short texts cost less and tell less: a pass over CALIBRATION_TOKENS of any task takes about as long.
     """
-    if job.calibration_examples is not None:
-        return job.calibration_examples
+    if asked is not None:
+        return asked
     lengths = train.lengths().astype(float)
     tokens = np.square(lengths).sum() / lengths.sum() * train.width  # of an example, as they are drawn by their lengths
     affordable = round(CALIBRATION_TOKENS / tokens)

@@ -1,0 +1,55 @@
+"""Laws of a calibration's examples: which tokens are exchanged, for what, and how many."""
+
+import pytest
+import torch
+from cases import one_sentence
+
+from lobert.compression.examples import NOISE, Calibration, common_tokens, noisy
+from lobert.distill.knowledge import Batch
+from lobert.errors import LobertError
+
+CLS, SEP, PAD = 2, 3, 0
+
+
+def texts(*shape: int, seed: int = 0) -> Batch:
+    """Texts `[*shape]` between [CLS] and [SEP], the last one shorter."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, 1000, shape, generator=random)
+    ids[..., 0], ids[..., -1] = CLS, SEP
+    mask = torch.ones_like(ids)
+    last = ids.flatten(0, -2)[-1]
+    last[-4], last[-3:] = SEP, PAD
+    mask.flatten(0, -2)[-1, -3:] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(shape[0])}
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (8, 4, 30)])
+@pytest.mark.parametrize("noise", [0.0, NOISE, 1.0])
+def test_noise_exchanges_words_for_words(shape: tuple[int, ...], noise: float) -> None:
+    before = [texts(*shape, seed=seed) for seed in range(4)]
+    after, again = noisy(before, noise), noisy(before, noise)
+    words = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in before])
+    changed, count = 0, 0
+    for old, new, same in zip(before, after, again, strict=True):
+        assert torch.equal(new["input_ids"], same["input_ids"])
+        assert all(torch.equal(new[name], old[name]) for name in ("attention_mask", "labels"))
+        fixed = (old["input_ids"] == CLS) | (old["input_ids"] == SEP) | (old["attention_mask"] == 0)
+        assert torch.equal(new["input_ids"][fixed], old["input_ids"][fixed])
+        assert torch.isin(new["input_ids"][~fixed], words[words > SEP]).all()
+        changed += int((new["input_ids"] != old["input_ids"]).sum())
+        count += int((~fixed).sum())
+    assert changed / count == pytest.approx(noise, abs=0.03)
+    assert common_tokens(before).tolist() == [CLS, SEP]
+
+
+def test_texts_that_are_all_the_same_stay_so() -> None:
+    batch = texts(1, 12)
+    assert torch.equal(noisy([batch], 1.0)[0]["input_ids"], batch["input_ids"])
+    assert noisy([], NOISE) == []
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.5, "much", None, True])
+def test_a_share_that_is_none_is_refused(noise: object) -> None:
+    with pytest.raises(LobertError, match="calibration_noise=.*from 0 to 1") as caught:
+        Calibration(noise=noise)  # type: ignore[arg-type]
+    one_sentence(caught.value)
