@@ -40,7 +40,7 @@ from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization, reconstruct
 
 Order = Literal["auto", "parallel", "sequential"]
-RIDGE = 0.3  # of the mean variance of the inputs, on the change of the weight
+RIDGE = 1.0  # of the mean variance of the inputs, on the change of the weight
 
 
 @dataclass(frozen=True)
