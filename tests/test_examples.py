@@ -42,6 +42,14 @@ def test_noise_exchanges_words_for_words(shape: tuple[int, ...], noise: float) -
     assert common_tokens(before).tolist() == [CLS, SEP]
 
 
+def test_batching_makes_no_difference() -> None:
+    whole = texts(12, 30)
+    padded = {name: torch.nn.functional.pad(value[4:], (0, 5)) for name, value in whole.items() if value.dim() == 2}
+    parts = [{name: value[:4] for name, value in whole.items()}, padded]
+    found = [batch["input_ids"][:, :30] for batch in noisy(parts, NOISE)]
+    assert torch.equal(torch.cat(found), noisy([whole], NOISE)[0]["input_ids"])
+
+
 def test_texts_that_are_all_the_same_stay_so() -> None:
     batch = texts(1, 12)
     assert torch.equal(noisy([batch], 1.0)[0]["input_ids"], batch["input_ids"])
@@ -50,6 +58,6 @@ def test_texts_that_are_all_the_same_stay_so() -> None:
 
 @pytest.mark.parametrize("noise", [-0.1, 1.5, "much", None, True])
 def test_a_share_that_is_none_is_refused(noise: object) -> None:
-    with pytest.raises(LobertError, match="calibration_noise=.*from 0 to 1") as caught:
+    with pytest.raises(LobertError, match=r"calibration_noise=.*from 0 to 1") as caught:
         Calibration(noise=noise)  # type: ignore[arg-type]
     one_sentence(caught.value)

@@ -63,9 +63,11 @@ def are_words(batch: Batch, fixed: Tensor) -> Tensor:
 
 
 def exchanged(batch: Batch, fixed: Tensor, words: Tensor, noise: float, random: torch.Generator) -> Tensor:
-    """The `input_ids` with some of the words replaced."""
-    ids = batch["input_ids"].clone()
-    places = are_words(batch, fixed) & (torch.rand(ids.shape, generator=random) < noise).to(ids.device)
-    drawn = torch.randint(max(1, len(words)), (int(places.sum()),), generator=random)
-    ids[places] = words[drawn].to(ids)
+    """The `input_ids` with some of the words replaced, text by text: how they are batched makes no difference."""
+    ids, changeable = batch["input_ids"].clone(), are_words(batch, fixed)
+    for text, inside in zip(ids.flatten(0, -2), changeable.flatten(0, -2), strict=True):
+        places = inside.nonzero().flatten()
+        chosen = torch.rand(len(places), generator=random) < noise
+        drawn = torch.randint(max(1, len(words)), (len(places),), generator=random)
+        text[places[chosen.to(places.device)]] = words[drawn[chosen]].to(text)
     return ids
