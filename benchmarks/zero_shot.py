@@ -206,6 +206,7 @@ def story(point: Point) -> str:
         if getattr(goal, name) != getattr(usual, name)
     ]
     told += [f"{point.examples} examples"] if point.examples else []
+    told += [f"noise {point.noise:g}"] if point.noise != NOISE else []
     told += ["refit"] if point.refit else []
     return ", ".join([goal.name, *told])
 
