@@ -13,7 +13,7 @@ class Replay:
     """The modules inside a layer that ended, in the pass before, ahead of every weight that was still `pending`.
 
     They give again what they gave then, batch by batch, and what is inside them does not run. A pass is one call of
-    `begin` for each batch, in order, with one call of the layer after it.
+    `begin` for each batch, in order, with one call of the layer after it. A context, which leaves the modules as they were.
 
     Attributes:
         pending: paths, below the layer, of the weights that will change; whoever changes one takes it out.
@@ -27,19 +27,21 @@ class Replay:
         self._calls = Counter[str]()
         self._batch = 0
         self._settled = False  # whether what ends now will be the same in the next pass
+
+    def __enter__(self) -> "Replay":
         for path, module in self._inside.items():
             module.forward = self._replayed(path, module.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._inside.values():
+            del module.forward
 
     def begin(self, batch: int) -> None:
         """A forward pass of this batch comes next."""
         if batch == 0:
             self._kept, self._found = outermost(self._found), {}
         self._batch, self._calls, self._settled = batch, Counter(), bool(self.pending)
-
-    def remove(self) -> None:
-        """Let the modules be what they were."""
-        for module in self._inside.values():
-            del module.forward
 
     def _replayed(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*placed: Any, **named: Any) -> Any:

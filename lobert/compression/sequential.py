@@ -108,13 +108,13 @@ def compress_in_order(
     for number in track(range(len(encoder_layers(dense)))):
         here = [step for step in steps if step.layer == number]
         goals, wanted = goals_of(dense, number, here, stream, wanted)
-        replay = Replay(encoder_layers(model)[number], below(model, number, [p for step in here for p in step.paths]))
-        for step in here:
-            fits = measure(model, step, stream, drifted, goals, importance, replay)
-            fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
-            replay.pending -= below(model, number, step.paths)
-        drifted = [call() for call in stream.calls(model, number, drifted, replay)]
-        replay.remove()
+        pending = below(model, number, [path for step in here for path in step.paths])
+        with Replay(encoder_layers(model)[number], pending) as replay:
+            for step in here:
+                fits = measure(model, step, stream, drifted, goals, importance, replay)
+                fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
+                replay.pending -= below(model, number, step.paths)
+            drifted = [call() for call in stream.calls(model, number, drifted, replay)]
     for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
     return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
