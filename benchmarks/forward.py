@@ -30,7 +30,7 @@ from lobert.layers.factored import FactoredLinear
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
-    "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker",
+    "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker", "all_svd",
 )  # fmt: skip
 WARM_UP = 1  # rounds that are not counted
 SPREAD = 0.04  # standard deviation of the weights, about that of BERT's

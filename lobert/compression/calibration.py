@@ -126,7 +126,7 @@ def calibrate(
                 sums.examples += len(inputs["input_ids"])
                 if logits is not None:
                     direction = random_direction(logits.detach() / temperature, regression, random)
-                    add_gradients(sums, recorder, mask, logits, direction, "fisher" in norms)
+                    add_gradients(sums, recorder, mask, logits, direction, norms)
                 add_inputs(sums, recorder, mask, set(norms) != {"loss"})
     finally:
         recorder.remove()
@@ -156,9 +156,14 @@ def add_inputs(sums: Accumulator, recorder: Recorder, mask: Tensor, every: bool)
 
 
 def add_gradients(
-    sums: Accumulator, recorder: Recorder, mask: Tensor, logits: Tensor, direction: Tensor, fisher: bool
+    sums: Accumulator,
+    recorder: Recorder,
+    mask: Tensor,
+    logits: Tensor,
+    direction: Tensor,
+    norms: Collection[ObjectiveName],
 ) -> None:
-    """Add the moments of the gradients of `direction · logits` at the recorded outputs, and what follows from them.
+    """Add the moments of the gradients of `direction · logits` at the recorded outputs, and what `norms` make of them.
 
     Calls that the examples of a batch share have no gradient of an example's own and are left out.
     """
@@ -174,11 +179,12 @@ def add_gradients(
         for path, gradient in gradients.items():
             scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
             add(sums.gradients, path, mode_gram(scaled.flatten(0, 1), 1))
-            if fisher:
+            if "fisher" in norms:
                 own = joined([read[i] for i in calls[path]])
                 squares = squared_weight_gradients(by_example(gradient, examples), by_example(own, examples))
                 add(sums.fisher, path, squares)
-            for x, weights in zip(read, call_weights(read, calls[path], scaled, mask), strict=True):
+            weighed = zip(read, call_weights(read, calls[path], scaled, mask), strict=True) if "loss" in norms else ()
+            for x, weights in weighed:
                 sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
                 sums.importance.setdefault(path, []).append(weights.cpu())
 

@@ -13,7 +13,8 @@ class Replay:
     """The modules inside a layer that ended, in the pass before, ahead of every weight that was still `pending`.
 
     They give again what they gave then, batch by batch, and what is inside them does not run. A pass is one call of
-    `begin` for each batch, in order, with one call of the layer after it. A context, which leaves the modules as they were.
+    `begin` for each batch, in order, with one call of the layer after it. A context: at its end the modules are what
+    they were.
 
     Attributes:
         pending: paths, below the layer, of the weights that will change; whoever changes one takes it out.
