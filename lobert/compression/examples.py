@@ -1,8 +1,7 @@
 """The examples of a calibration: how many, and with how many of their tokens exchanged.
 
 A fine-tuned teacher knows its training texts by heart: what it makes of them is the same sure answer every time, as it
-is not of the texts that come later. With a part of their tokens exchanged it has not seen them. That makes up for many
-more examples.
+is not of the texts that come later. With a part of their tokens exchanged it has not seen them.
 """
 
 from collections.abc import Sequence

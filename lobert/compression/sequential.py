@@ -209,11 +209,11 @@ def measure(
     hidden: Sequence[Tensor],
     goals: Sequence[Mapping[str, Sequence[Tensor]]],
     importance: Mapping[str, Tensor],
-    replay: Replay | None = None,
+    replay: Replay,
 ) -> dict[str, Fit]:
     """What each weight of one step is to be fitted to, in the model as it is now, its own weights still dense.
 
-    Tokens count by their `importance`, by path; where there is none, alike.
+    Tokens count by their `importance`, by path; where there is none, alike. `replay` is that of the step's layer.
     """
     whole = f"{layers_path(model)}.{step.layer}"
     in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
