@@ -177,9 +177,15 @@ def reset(group: FactorGroup) -> None:
     group.set_factors([2 * group.factors[0].detach(), *(factor.detach() for factor in group.factors[1:])])
 
 
-@pytest.mark.parametrize("change", [scale, load, optimize, assign, reset])
-def test_the_kept_weight_follows_its_factors(change: Callable[[FactorGroup], None]) -> None:
-    layer = last_slice(make_group(*MERGED), bias=False)
+def put(group: FactorGroup) -> None:
+    group.load_state_dict({**group.state_dict(), "factors.0": 2 * group.factors[0].detach()}, assign=True)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("change", [scale, load, put, optimize, assign, reset])
+def test_what_is_kept_follows_the_factors(change: Callable[[FactorGroup], None], evaluation: Evaluation) -> None:
+    """The merged weight, and the views of the slices' factors."""
+    layer = last_slice(make_group(evaluation, "falcon", "s", (3, 12, 18)), bias=False)
     x = torch.randn(3, layer.in_features, dtype=torch.float64)
     with torch.no_grad():
         before = layer(x)
@@ -213,8 +219,9 @@ def test_autocast_and_full_precision_take_turns(evaluation: Evaluation) -> None:
             assert error <= (0.05 if lower else 1e-5) * expected.abs().max()
 
 
-def test_a_copy_has_factors_of_its_own_and_no_kept_weight() -> None:
-    layer = last_slice(make_group(*MERGED), bias=False)
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_a_copy_has_factors_of_its_own_and_nothing_kept(evaluation: Evaluation) -> None:
+    layer = last_slice(make_group(evaluation, "falcon", "s", (3, 12, 18)), bias=False)
     x = torch.randn(3, layer.in_features, dtype=torch.float64)
     with torch.no_grad():
         before = layer(x)

@@ -53,6 +53,7 @@ class FactorGroup(nn.Module):
             c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
         }
         self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
+        self._views: dict[tuple[int, ...], tuple[list[int], list[Tensor]]] = {}  # of slices, and where factors were
         self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
     def set_factors(self, factors: Sequence[Tensor]) -> None:
@@ -69,12 +70,18 @@ class FactorGroup(nn.Module):
                 tuple(position.get(letter, slice(None)) for letter in term) if set(term) & set(self.stack) else None
                 for term in self.terms
             ]
-        picks = zip(self.tensors(), self._picks[index], strict=True)
-        return [factor if pick is None else factor[pick] for factor, pick in picks]
+        factors, picks = self.tensors(), self._picks[index]
+        if torch.is_grad_enabled():
+            return picked(factors, picks)
+        places = [factor.data_ptr() for factor in factors]
+        kept = self._views.get(index)
+        if kept is None or kept[0] != places:
+            kept = self._views[index] = places, picked(factors, picks)
+        return kept[1]
 
     def tensors(self) -> list[nn.Parameter]:
         """The factors. Walking through the ParameterList itself takes as long as a small product."""
-        return list(self.factors._parameters.values())  # type: ignore[arg-type]
+        return [*self._modules["factors"]._parameters.values()]  # type: ignore[union-attr]
 
     def weight(self, index: tuple[int, ...]) -> Tensor:
         """The dense weight `[out, in]` of one slice, differentiable."""
@@ -121,10 +128,15 @@ class FactorGroup(nn.Module):
         return round(self.contract_path(LARGE_BATCH, sharers).multiply_adds / LARGE_BATCH)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_ways": {}}
+        return {**self.__dict__, "_ways": {}, "_views": {}}
 
     def extra_repr(self) -> str:
         return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
+
+
+def picked(factors: Sequence[Tensor], picks: Sequence[tuple[int | slice, ...] | None]) -> list[Tensor]:
+    """The part of each factor that its pick names."""
+    return [factor if pick is None else factor[pick] for factor, pick in zip(factors, picks, strict=True)]
 
 
 class FactoredLinear(nn.Module):
@@ -160,7 +172,8 @@ class FactoredLinear(nn.Module):
         way = self.group.way(tokens, forming, self.shared.size)
         if way.merges and not forming:
             return nn.functional.linear(x, self._kept_weight(), bias)
-        self._merged = None  # the optimizer's step may follow, and a fused one raises no version that would tell
+        if self._merged is not None:
+            self._merged = None  # the optimizer's step may follow, and a fused one raises no version that would tell
         factors = self.group.slice_factors(self.index)
         results = self.shared.results(x, self.index, self.group.tensors(), way.path)
         if way.merges:

@@ -6,6 +6,7 @@ Q, K and V of a layer are called one after another with the same tensor. In `rso
 
 import weakref
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def states(factors: Iterable[Tensor]) -> tuple[object, ...]:
     Not seen is an edit in place through `factor.data`, by which torch's own version counter is not raised either: edit
     under `torch.no_grad()` instead.
     """
-    return tuple((f.data_ptr(), version(f), f.dtype, f.requires_grad) for f in factors)
+    return tuple([(f.data_ptr(), version(f), f.dtype, f.requires_grad) for f in factors])
 
 
 def version(tensor: Tensor) -> int:
@@ -32,9 +33,15 @@ def version(tensor: Tensor) -> int:
 def modes(x: Tensor) -> tuple[object, ...]:
     """The switches of torch on which the products of `x` depend."""
     kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    autocast = knows_autocast(kind) and torch.is_autocast_enabled(kind)
     precision = torch.get_autocast_dtype(kind) if autocast else None
     return x.requires_grad, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), precision
+
+
+@lru_cache
+def knows_autocast(kind: str) -> bool:
+    """Whether a kind of device has automatic mixed precision."""
+    return torch.amp.is_autocast_available(kind)
 
 
 class Results(dict[int, Tensor]):
