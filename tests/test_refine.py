@@ -10,13 +10,13 @@ from test_objective import error_in, random_norm, shared_norm
 from torch import Tensor
 
 from lobert.compression.chain import cheapest_chain, form
-from lobert.compression.objective import Norm
+from lobert.compression.objective import Goal, Norm
 from lobert.compression.refine import Patience, refined
 from lobert.compression.whitening import decompose_in_norm
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
 from lobert.factorizations.product import product
 
-LONG = Patience(multiply_adds=math.inf, gain=1e-4, single=math.inf)  # in double precision
+LONG = Patience(multiply_adds=math.inf, gain=1e-4)
 SHAPES: dict[str, Shape] = {"s": (3, 6, 7), "l": (4, 7, 5), "sl": (2, 3, 5, 6)}
 SMALL = [
     (name, stack, shape)
@@ -34,6 +34,14 @@ def kinds(shape: Shape) -> dict[str, Norm]:
     return {"both": both, "inputs": Norm(both.inputs, numbers), "outputs": Norm(diagonals, both.outputs)}
 
 
+def in_double(tensor: Tensor, norm: Norm) -> Goal:
+    return Goal(tensor, norm, single=math.inf)
+
+
+def improved(equation: str, stack: str, goal: Goal, factors: list[Tensor], patience: Patience) -> list[Tensor]:
+    return refined(equation, stack, goal, factors, goal.error(reconstruct(equation, factors)), patience)
+
+
 def gradients(equation: str, tensor: Tensor, factors: list[Tensor], norm: Norm) -> list[Tensor]:
     leaves = [factor.detach().clone().requires_grad_() for factor in factors]
     lost = tensor - torch.einsum(equation, *leaves)
@@ -49,7 +57,7 @@ def test_more_sweeps_are_never_worse(name: str, stack: str, shape: Shape, kind: 
     start, whole = method.decompose(tensor, rank), norm.squared(tensor)
     errors = [error_in(norm, name, stack, tensor, start)]
     for spent in (1e3, 1e4):
-        factors = refined(equation, stack, tensor, start, norm, Patience(multiply_adds=spent))
+        factors = improved(equation, stack, Goal(tensor, norm), start, Patience(multiply_adds=spent))
         errors.append(error_in(norm, name, stack, tensor, factors))
     assert all(after <= before + 1e-6 * whole for before, after in itertools.pairwise(errors))
     assert errors[-1] < errors[0] or errors[0] <= 1e-12 * whole
@@ -62,7 +70,7 @@ def test_at_rest_all_gradients_are_small(name: str, stack: str, shape: Shape, ki
     method, tensor, norm = FACTORIZATIONS[name], random_tensor(shape), kinds(shape)[kind]
     equation, rank = method.equation(stack), rank_ladder(name, shape, steps=6)[0]
     start = method.decompose(tensor, rank)
-    found = refined(equation, stack, tensor, start, norm, LONG)
+    found = improved(equation, stack, in_double(tensor, norm), start, LONG)
     before, after = (gradients(equation, tensor, factors, norm) for factors in (start, found))
     assert sum(g.square().sum() for g in after) < 1e-3 * sum(g.square().sum() for g in before)
 
@@ -73,7 +81,7 @@ def test_no_other_search_finds_better_factors(name: str, stack: str, shape: Shap
     method, tensor, norm = FACTORIZATIONS[name], random_tensor(shape), random_norm(shape, condition=30)
     equation, rank = method.equation(stack), rank_ladder(name, shape, steps=6)[0]
     mine = decompose_in_norm(method, stack, tensor, rank, norm)
-    found = refined(equation, stack, tensor, mine, norm, LONG)
+    found = improved(equation, stack, in_double(tensor, norm), mine, LONG)
     torch.manual_seed(0)
     starts = [[torch.randn_like(f) * tensor.std().sqrt() for f in found] for _ in range(4)]
     best = min(searched(equation, tensor, norm, start) for start in [*starts, found])
@@ -106,7 +114,7 @@ def test_metrics_that_are_equal_leave_nothing_to_gain(name: str, stack: str, sha
     equation, rank = method.equation(stack), rank_ladder(name, shape, steps=6)[2]
     factors = decompose_in_norm(method, stack, tensor, rank, norm)
     error = error_in(norm, name, stack, tensor, factors)
-    more = error_in(norm, name, stack, tensor, refined(equation, stack, tensor, factors, norm, LONG))
+    more = error_in(norm, name, stack, tensor, improved(equation, stack, in_double(tensor, norm), factors, LONG))
     assert more >= (1 - (0.1 if name == "tt" else 1e-2)) * error
     assert more <= error * (1 + 1e-9)
 

@@ -87,6 +87,54 @@ class Norm:
         return (self.applied(difference) * difference).sum().item()
 
 
+@dataclass(frozen=True)
+class Goal:
+    """A tensor `[*stack, out, in]` that factors are to come close to, and the norm in which they are.
+
+    Attributes:
+        tensor: in double precision.
+        norm: likewise.
+        single: the least share of the squared norm that an error has to be for single precision to lower it.
+    """
+
+    tensor: Tensor
+    norm: Norm
+    single: float = 1e-3
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """G T C, slice by slice."""
+        return self.norm.applied(self.tensor)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """The squared norm of each slice, `[*stack]`."""
+        return (self.weighted * self.tensor).sum((-2, -1))
+
+    @cached_property
+    def rough_norm(self) -> Norm:
+        """The norm in single precision, in units of `unit`: it would not hold the products of small metrics."""
+        metrics = (self.norm.inputs, self.norm.outputs)
+        return Norm(*((metric / unit).float() for metric, unit in zip(metrics, self._units, strict=True)))
+
+    @property
+    def unit(self) -> float:
+        """The mean diagonal of the input metrics times that of the output metrics."""
+        return math.prod(self._units)
+
+    @cached_property
+    def _units(self) -> list[float]:
+        return [metric.diagonal(dim1=-2, dim2=-1).mean().item() for metric in (self.norm.inputs, self.norm.outputs)]
+
+    def error(self, found: Tensor) -> float:
+        """The squared distance of `found [*stack, out, in]`."""
+        return self.norm.squared(self.tensor - found)
+
+    def is_rough(self, error: float) -> bool:
+        """Whether single precision is enough to lower this squared error."""
+        return error > self.single * self.total.sum().item()
+
+
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:
     """The norm of one group's tensor; None is that of the weights, which needs no metrics.
 

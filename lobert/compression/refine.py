@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lobert.compression.chain import Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
-from lobert.compression.objective import Norm, trace
+from lobert.compression.objective import Goal, Norm
 from lobert.factorizations import reconstruct
 from lobert.factorizations.contraction import cheapest_path, contract
 
@@ -26,54 +26,50 @@ class Patience:
     Attributes:
         multiply_adds: so many are spent at the most, for each entry of the tensor.
         gain: of a sweep over the factors, as a share of the error, below which it is the last one.
-        single: the least share of the tensor's norm² that may be left as an error for single precision to be enough.
     """
 
     multiply_adds: float = 30_000
     gain: float = 2e-3
-    single: float = 1e-3
 
 
 USUAL = Patience()
 
 
 def refined(
-    equation: str, stack: str, tensor: Tensor, factors: Sequence[Tensor], norm: Norm, patience: Patience = USUAL
+    equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience = USUAL
 ) -> list[Tensor]:
-    """Factors for `tensor [*stack, out, in]` whose error in `norm` is at most that of `factors`, up to rounding.
+    """Factors that are closer to `goal` than `factors` with their squared `error`, or these.
 
     The error is not convex in all factors together, so what is found depends on where they start.
     """
-    fit = Fit(equation, stack, tensor, factors, norm, patience)
+    fit = Fit(equation, stack, goal, factors, error, patience)
     gain = math.inf
     while fit.error > torch.finfo(fit.dtype).eps * fit.total and gain > patience.gain * fit.error:
         before = fit.error
         for position in range(len(factors)):
             fit.improve(position)
         gain = before - fit.error
-    return [factor.to(tensor.dtype) for factor in fit.factors]
+    found = [factor.to(goal.tensor.dtype) for factor in fit.factors]
+    return found if goal.error(reconstruct(equation, found)) < error else list(factors)
 
 
 class Fit:
-    """A tensor, a norm and the factors as they are now; `error` is theirs in the norm, of `total` for the tensor.
-
-    Metrics stand in units of their mean diagonal: single precision would not hold the products of small ones.
-    """
+    """A goal and the factors as they are now; `error` is theirs in its norm, of `total` for the tensor."""
 
     def __init__(
-        self, equation: str, stack: str, tensor: Tensor, factors: Sequence[Tensor], norm: Norm, patience: Patience
+        self, equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience
     ) -> None:
-        norm = Norm(*(metric / trace(metric).mean() * metric.shape[-1] for metric in (norm.inputs, norm.outputs)))
-        weighted = norm.applied(tensor)
-        self.total = (weighted * tensor).sum().item()
-        self.error = norm.squared(tensor - reconstruct(equation, factors))
-        self.dtype = torch.float32 if self.error > patience.single * self.total else torch.float64
+        rough = goal.is_rough(error)
+        norm, unit, self.dtype = (
+            (goal.rough_norm, goal.unit, torch.float32) if rough else (goal.norm, 1.0, torch.float64)
+        )
+        self.total, self.error = goal.total.sum().item() / unit, error / unit
         self.terms, self.modes = equation.split("->")[0].split(","), stack + "oi"
-        self.metrics = {term: metric.to(self.dtype) for term, metric in metric_terms(norm, stack).items()}
+        self.metrics = metric_terms(norm, stack)
         self.common = set(self.modes) - {letter.lower() for term in self.metrics for letter in term if letter.isupper()}
-        self.weighted = weighted.to(self.dtype)
+        self.weighted = (goal.weighted / unit).to(self.dtype)
         self.factors = [factor.to(self.dtype) for factor in factors]
-        self.left = patience.multiply_adds * tensor.numel()
+        self.left = patience.multiply_adds * goal.tensor.numel()
         self.formed: dict[Tree, Tensor] = {}
 
     def improve(self, position: int) -> None:

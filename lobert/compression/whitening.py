@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lobert.compression.objective import Norm, narrowed, trace
+from lobert.compression.objective import Goal, Norm, narrowed, trace
 from lobert.compression.refine import refined
 from lobert.factorizations import Factorization, Rank, reconstruct
 from lobert.factorizations.numerics import eigh
@@ -47,23 +47,20 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     equation = method.equation(stack)
     scales = scaling(equation, stack, norm)
     whitened = scaled(tensor, stack, scales)
-    exact = not stack or is_faithful(norm, tensor, whitened)
-    factors = method.decompose(whitened if exact else whitened.float().double(), rank)
-    factors = [unscaled(equation, position, factor, scales) for position, factor in enumerate(factors)]
     if not stack:
-        return factors
-    found = [factors, method.decompose(tensor, rank)]
-    errors = [norm.squared(tensor - reconstruct(equation, each)) for each in found]
-    best = found[errors.index(min(errors))]
-    if exact:
-        return best
-    better = refined(equation, stack, tensor, best, norm)
-    return better if norm.squared(tensor - reconstruct(equation, better)) < min(errors) else best
+        return unscaled_all(equation, method.decompose(whitened, rank), scales)
+    goal = Goal(tensor, norm)
+    exact = is_faithful(goal, whitened)
+    found = method.decompose(whitened if exact else whitened.float().double(), rank)
+    starts = [unscaled_all(equation, found, scales), method.decompose(tensor, rank)]
+    errors = [goal.error(reconstruct(equation, factors)) for factors in starts]
+    best = starts[errors.index(min(errors))]
+    return best if exact else refined(equation, stack, goal, best, min(errors))
 
 
-def is_faithful(norm: Norm, tensor: Tensor, whitened: Tensor) -> bool:
+def is_faithful(goal: Goal, whitened: Tensor) -> bool:
     """Whether a tensor has, slice by slice, the norm that its scaled form has; up to one factor for all slices."""
-    wanted, found = ((a * b).sum((-2, -1)) for a, b in ((norm.applied(tensor), tensor), (whitened, whitened)))
+    wanted, found = goal.total, whitened.square().sum((-2, -1))
     return torch.allclose(wanted / wanted.sum(), found / found.sum(), rtol=FAITHFUL, atol=0.0)
 
 
@@ -176,6 +173,11 @@ def scaled(tensor: Tensor, stack: str, scales: Sequence[Scale]) -> Tensor:
     for scale in scales:
         tensor = torch.einsum(f"{modes},{scale.letters}->{moved(modes, scale.letters)}", tensor, scale.forward)
     return tensor
+
+
+def unscaled_all(equation: str, factors: Sequence[Tensor], scales: Sequence[Scale]) -> list[Tensor]:
+    """The factors of the tensor, from those of the scaled one."""
+    return [unscaled(equation, position, factor, scales) for position, factor in enumerate(factors)]
 
 
 def unscaled(equation: str, position: int, factor: Tensor, scales: Sequence[Scale]) -> Tensor:

@@ -17,7 +17,7 @@ PANEL = 512  # columns of a Gram matrix computed at a time
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (ascending) and eigenvectors of symmetric float64 matrices `[..., n, n]`.
+    """Eigenvalues (ascending) and eigenvectors of symmetric matrices `[..., n, n]`.
 
     Where the default solver does not converge, an SVD takes its place and a warning says so.
     """
@@ -33,9 +33,9 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     """The `rank` leading eigenvectors of `gram [..., n, n]`, as columns `[..., n, rank]`, largest first.
 
-    They are found in double precision, and have the precision of `gram`.
+    They have the precision of `gram`.
     """
-    return eigh(gram.double())[1][..., -rank:].flip(-1).to(gram.dtype)
+    return eigh(gram)[1][..., -rank:].flip(-1)
 
 
 def mode_gram(tensor: Tensor, mode: int) -> Tensor:

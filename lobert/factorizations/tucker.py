@@ -56,7 +56,7 @@ class Tucker(Factorization):
 
 
 def quick_tucker(tensor: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
-    """Weights come from float32: the products in the search are formed in it, twice as fast, eigenvectors in double.
+    """Weights come from float32: the search is made in it, twice as fast.
 
     What was computed in double precision, as a tensor in the norm of ill-conditioned covariances, stays in it.
     """
