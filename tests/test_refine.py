@@ -39,7 +39,9 @@ def in_double(tensor: Tensor, norm: Norm) -> Goal:
 
 
 def improved(equation: str, stack: str, goal: Goal, factors: list[Tensor], patience: Patience) -> list[Tensor]:
-    return refined(equation, stack, goal, factors, goal.error(reconstruct(equation, factors)), patience)
+    found, error = refined(equation, stack, goal, factors, goal.error(reconstruct(equation, factors)), patience)
+    assert error == goal.error(reconstruct(equation, found))
+    return found
 
 
 def gradients(equation: str, tensor: Tensor, factors: list[Tensor], norm: Norm) -> list[Tensor]:

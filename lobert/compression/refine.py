@@ -37,8 +37,8 @@ USUAL = Patience()
 
 def refined(
     equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience = USUAL
-) -> list[Tensor]:
-    """Factors that are closer to `goal` than `factors` with their squared `error`, or these.
+) -> tuple[list[Tensor], float]:
+    """Factors that are closer to `goal` than `factors` with their squared `error`, or these; and the error then.
 
     The error is not convex in all factors together, so what is found depends on where they start.
     """
@@ -50,7 +50,8 @@ def refined(
             fit.improve(position)
         gain = before - fit.error
     found = [factor.to(goal.tensor.dtype) for factor in fit.factors]
-    return found if goal.error(reconstruct(equation, found)) < error else list(factors)
+    left = goal.error(reconstruct(equation, found))
+    return (found, left) if left < error else (list(factors), error)
 
 
 class Fit:

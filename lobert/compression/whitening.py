@@ -19,6 +19,7 @@ from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
+CLEARLY = 5.0  # so many times the squared error, and a start is not worth going on from
 PROBES = 3  # random tensors on which two norms are compared
 SAME = 1e-7  # relative difference below which they agree
 
@@ -40,7 +41,8 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     """Factors of `tensor [*stack, out, in]` with a small error in `norm`.
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
-    is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for.
+    is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for:
+    it is a candidate, too, but where already its start is CLEARLY farther.
     """
     if norm is None:
         return method.decompose(tensor, rank)
@@ -52,10 +54,18 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     goal = Goal(tensor, norm)
     exact = is_faithful(goal, whitened)
     found = method.decompose(whitened if exact else whitened.float().double(), rank)
-    starts = [unscaled_all(equation, found, scales), method.decompose(tensor, rank)]
-    errors = [goal.error(reconstruct(equation, factors)) for factors in starts]
-    best = starts[errors.index(min(errors))]
-    return best if exact else refined(equation, stack, goal, best, min(errors))
+    found = unscaled_all(equation, found, scales)
+    start = None if exact else method.start(tensor, rank)
+    plain = start or method.decompose(tensor, rank)
+    error, far = (goal.error(reconstruct(equation, factors)) for factors in (found, plain))
+    best, error = (found, error) if error <= far else (plain, far)
+    if exact:
+        return best
+    best, error = refined(equation, stack, goal, best, error)
+    if start is None or CLEARLY * error < far:
+        return best
+    plain = method.decompose(tensor, rank)
+    return best if error <= goal.error(reconstruct(equation, plain)) else plain
 
 
 def is_faithful(goal: Goal, whitened: Tensor) -> bool:

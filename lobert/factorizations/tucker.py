@@ -54,6 +54,10 @@ class Tucker(Factorization):
             core, factors = best_tucker(tensor, tensor, rank)
         return [core, *(factor.T.contiguous() for factor in factors)]
 
+    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        factors = [factor.double() for factor in sequential_hosvd(tensor.float(), rank)]
+        return [project(tensor, factors), *(factor.T.contiguous() for factor in factors)]
+
 
 def quick_tucker(tensor: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
     """Weights come from float32: the search is made in it, twice as fast.
