@@ -94,7 +94,7 @@ class Goal:
     Attributes:
         tensor: in double precision.
         norm: likewise.
-        single: the least share of the squared norm that an error has to be for single precision to lower it.
+        single: the least share of its whole that an error has to be for single precision to tell it.
     """
 
     tensor: Tensor
@@ -127,8 +127,14 @@ class Goal:
         return [metric.diagonal(dim1=-2, dim2=-1).mean().item() for metric in (self.norm.inputs, self.norm.outputs)]
 
     def error(self, found: Tensor) -> float:
-        """The squared distance of `found [*stack, out, in]`."""
-        return self.norm.squared(self.tensor - found)
+        """The squared distance of `found [*stack, out, in]`.
+
+        In single precision, unless it is but a small part of what it would be in a norm of such metrics that has no
+        directions: then what is left of large products is their rounding.
+        """
+        lost = self.tensor - found
+        rough = self.rough_norm.squared(lost.float())
+        return rough * self.unit if rough > self.single * lost.square().sum().item() else self.norm.squared(lost)
 
     def is_rough(self, error: float) -> bool:
         """Whether single precision is enough to lower this squared error."""

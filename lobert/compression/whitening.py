@@ -19,7 +19,7 @@ from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
-CLEARLY = 5.0  # so many times the squared error, and a start is not worth going on from
+CLEARLY = 2.0  # so many times the squared error, and a start is not worth going on from
 PROBES = 3  # random tensors on which two norms are compared
 SAME = 1e-7  # relative difference below which they agree
 
@@ -52,20 +52,21 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     if not stack:
         return unscaled_all(equation, method.decompose(whitened, rank), scales)
     goal = Goal(tensor, norm)
-    exact = is_faithful(goal, whitened)
-    found = method.decompose(whitened if exact else whitened.float().double(), rank)
-    found = unscaled_all(equation, found, scales)
-    start = None if exact else method.start(tensor, rank)
-    plain = start or method.decompose(tensor, rank)
-    error, far = (goal.error(reconstruct(equation, factors)) for factors in (found, plain))
-    best, error = (found, error) if error <= far else (plain, far)
-    if exact:
-        return best
+    if is_faithful(goal, whitened):
+        found = unscaled_all(equation, method.decompose(whitened, rank), scales)
+        return closest(equation, goal, found, method.decompose(tensor, rank))[0]
+    found = unscaled_all(equation, method.start(whitened.float().double(), rank), scales)
+    best, error, far = closest(equation, goal, found, method.start(tensor, rank))
     best, error = refined(equation, stack, goal, best, error)
-    if start is None or CLEARLY * error < far:
+    if CLEARLY * error < far:
         return best
-    plain = method.decompose(tensor, rank)
-    return best if error <= goal.error(reconstruct(equation, plain)) else plain
+    return closest(equation, goal, best, method.decompose(tensor, rank))[0]
+
+
+def closest(equation: str, goal: Goal, found: list[Tensor], plain: list[Tensor]) -> tuple[list[Tensor], float, float]:
+    """The better one of two lists of factors, its squared error, and that of the second list."""
+    error, far = (goal.error(reconstruct(equation, factors)) for factors in (found, plain))
+    return (found, error, far) if error <= far else (plain, far, far)
 
 
 def is_faithful(goal: Goal, whitened: Tensor) -> bool:

@@ -51,9 +51,9 @@ class Factorization(ABC):
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         """Factors, in the order of the equation, with small `||T - einsum(factors)||`; `tensor` is float64, finite."""
 
-    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor] | None:
-        """The factors from which `decompose` goes on, where that adds little to them; None where there are no such."""
-        return None
+    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        """The factors from which `decompose` goes on, where that adds little to them; elsewhere its own."""
+        return self.decompose(tensor, rank)
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         """The rank at position `size` (1, 2, ... up to `dial_length`) of this method's one dial, small to large."""
