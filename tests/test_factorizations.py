@@ -70,6 +70,16 @@ def test_error_never_grows_with_rank(name: str, stack: str, shape: Shape) -> Non
 
 
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
+def test_a_start_is_no_closer_than_what_is_made_of_it(name: str, stack: str, shape: Shape) -> None:
+    """Up to the precision in which it is found, and nearly as close."""
+    method, tensor = FACTORIZATIONS[name], random_tensor(shape)
+    equation = method.equation(stack)
+    for rank in rank_ladder(name, shape):
+        start, found = (relative_error(tensor, equation, way(tensor, rank)) for way in (method.start, method.decompose))
+        assert found <= start + 1e-6 <= 1.1 * found + 2e-6
+
+
+@pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
 def test_factors_have_the_predicted_shapes_and_parameters(name: str, stack: str, shape: Shape) -> None:
     method = FACTORIZATIONS[name]
     for rank in rank_ladder(name, shape):

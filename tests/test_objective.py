@@ -12,7 +12,7 @@ import lobert
 from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
 from lobert.compression.importance import FLOOR
-from lobert.compression.objective import Norm, Objective, ObjectiveName, group_norm
+from lobert.compression.objective import Goal, Norm, Objective, ObjectiveName, group_norm
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import TABLES, Statistics, load_statistics, save_statistics
 from lobert.compression.whitening import decompose_in_norm, errors_in_norm, matrix_scale
@@ -76,6 +76,20 @@ def test_falcon_on_a_layer_reaches_the_optimum_of_the_activations(shape: Shape) 
         factors = decompose_in_norm(FACTORIZATIONS["falcon"], "s", tensor, rank, norm)
         expected = torch.linalg.svdvals(per_row)[:, rank[0] :].square().sum().item()
         assert error_in(norm, "falcon", "s", tensor, factors) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-24])
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e14])
+@pytest.mark.parametrize("where", ["anywhere", "where the norm is small"])
+def test_errors_are_told_to_five_digits(where: str, condition: float, unit: float) -> None:
+    """In single precision, where that is enough, as in double."""
+    shape = (3, 12, 18)
+    norm, tensor, lost = random_norm(shape, condition=condition), random_tensor(shape), random_tensor(shape)
+    norm = Norm(unit * norm.inputs, unit * norm.outputs)
+    if where != "anywhere":
+        lost = torch.linalg.solve(norm.outputs, torch.linalg.solve(norm.inputs, lost, left=False))
+    found = tensor - lost
+    assert Goal(tensor, norm).error(found) == pytest.approx(norm.squared(tensor - found), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["own metrics", "shared inputs", "shared metrics"])
