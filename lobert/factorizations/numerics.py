@@ -1,4 +1,5 @@
-"""Double-precision linear algebra that the factorizations share: Gram matrices, eigenvectors, truncated SVD.
+"""Linear algebra that the factorizations share, in double precision but where rougher is asked for: Gram matrices,
+eigenvectors, truncated SVD.
 
 Singular vectors come from the Gram matrix of the smaller side: on the wide unfoldings met here that is tens of times
 faster than a thin SVD. It squares the condition number, which float64 affords: the discarded energy is exact to about
