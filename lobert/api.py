@@ -27,12 +27,12 @@ from lobert.distill.knowledge import Batch
 from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.layers.factored import Evaluation
+from lobert.layers.group import Evaluation
 
 
 def compress(
     model: PreTrainedModel,
-    decomp: str | Sequence[str] = "all_svd",
+    decomp: str | Sequence[str] = "all_pivoted_svd",
     *,
     keep: float | None = None,
     scope: Scope = "targets",

@@ -26,7 +26,8 @@ from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
 from lobert.layers.blocklinear import BlockLinear, assembled
 from lobert.layers.blocks import Axis, Block, squares
-from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
 from lobert.layers.sharing import SharedInput
 
 LAYER = "bert.encoder.layer.1"

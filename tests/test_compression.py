@@ -20,7 +20,8 @@ from lobert.compression.compress import BANK, CompressionReport, compress_model,
 from lobert.compression.plan import make_plan
 from lobert.encoders.roles import find_weights, keep_first_layers
 from lobert.errors import LobertError
-from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import EVALUATIONS, Evaluation
 from lobert.layers.lookup import FactoredEmbedding
 
 NAMES = conf_names("decomp")
@@ -91,7 +92,10 @@ def test_each_factor_is_once_in_the_state_and_counted_as_predicted(name: str | t
     report = compress_model(model, plans)
     factors = {key: value for key, value in model.state_dict().items() if key.startswith(f"{BANK}.")}
     assert len({value.data_ptr() for value in factors.values()}) == len(factors)
-    held = sum(value.numel() for value in factors.values())
+    parameters = {key: value for key, value in model.named_parameters() if key in factors}
+    held = sum(value.numel() for value in parameters.values())
+    small = sum(value.nbytes for key, value in factors.items() if key not in parameters)  # where identities stand
+    assert small <= sum(sum(plan.shape[-2:]) for plan in plans)
     replaced = sum(dense.get_submodule(path).weight.numel() for path in targeted(name, dense))
     assert held == sum(plan.parameters for plan in plans) == sum(group.parameters for group in report.groups)
     assert report.keep == (pytest.approx(held / replaced) if replaced else 1)

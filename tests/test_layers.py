@@ -10,7 +10,8 @@ from cases import GROUPS, random_factors, rank_ladder
 from torch import Tensor, nn
 
 from lobert.factorizations import FACTORIZATIONS, Shape
-from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
 
 CASES = [group for group in GROUPS if 1 not in group[2]]
 BATCHES = [(), (1,), (4,), (2, 3), (0,), (2, 0)]
@@ -47,7 +48,7 @@ def last_slice(group: FactorGroup, bias: bool = True) -> FactoredLinear:
 
 def dense(layer: FactoredLinear, x: Tensor) -> Tensor:
     """The same product by one einsum of the whole equation, through which autograd goes too."""
-    weight = torch.einsum(layer.group.equation, *layer.group.factors)[layer.index]
+    weight = torch.einsum(layer.group.equation, *layer.group.whole_factors())[layer.index]
     return nn.functional.linear(x, weight, layer.bias)
 
 
@@ -75,7 +76,7 @@ def test_every_slice_is_its_dense_weight_with_and_without_gradients(
     name: str, stack: str, shape: Shape, evaluation: Evaluation
 ) -> None:
     group = make_group(evaluation, name, stack, shape)
-    tensor = torch.einsum(group.equation, *group.factors).detach()
+    tensor = torch.einsum(group.equation, *group.whole_factors()).detach()
     for index in torch.cartesian_prod(*map(torch.arange, (1, *shape[:-2]))).reshape(-1, len(shape) - 1)[:, 1:].tolist():
         layer = FactoredLinear(group, tuple(index), None).eval()
         torch.testing.assert_close(layer.weight.detach(), tensor[tuple(index)], rtol=1e-10, atol=1e-10)
@@ -108,7 +109,7 @@ def test_other_precisions(
 def test_multiply_adds_per_token(name: str, stack: str, shape: Shape, evaluation: Evaluation) -> None:
     group = make_group(evaluation, name, stack, shape)
     out, into = shape[-2:]
-    through = THROUGH[name](out, into, *group.rank)
+    through = THROUGH[name.removeprefix("pivoted_")](out, into, *group.rank)
     expected = {"contract": through, "merge": out * into, "auto": min(through, out * into)}
     assert group.macs_per_token() == expected[evaluation]
 
@@ -174,7 +175,8 @@ def assign(group: FactorGroup) -> None:
 
 
 def reset(group: FactorGroup) -> None:
-    group.set_factors([2 * group.factors[0].detach(), *(factor.detach() for factor in group.factors[1:])])
+    first, *others = (factor.detach() for factor in group.whole_factors())
+    group.set_factors([2 * first, *others])
 
 
 def put(group: FactorGroup) -> None:

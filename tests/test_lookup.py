@@ -18,7 +18,7 @@ from lobert.compression.sequential import compress_in_order
 from lobert.encoders.roles import encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
-from lobert.layers.factored import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
 from lobert.layers.lookup import FactoredEmbedding, dense_embedding
 
 SHAPE = (12, 40)  # [out, tokens]

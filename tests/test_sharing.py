@@ -18,7 +18,8 @@ from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.factorizations.contraction import Path
 from lobert.factorizations.product import product
-from lobert.layers.factored import EVALUATIONS, Evaluation, FactoredLinear, FactorGroup
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
 from lobert.layers.lookup import FactoredEmbedding
 from lobert.layers.sharing import SharedInput
 
@@ -58,7 +59,7 @@ def parameters(layers: nn.ModuleList) -> list[Tensor]:
 
 def dense(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
     """The same products by one einsum of the whole equation."""
-    tensor = torch.einsum(layers[0].group.equation, *layers[0].group.factors)
+    tensor = torch.einsum(layers[0].group.equation, *layers[0].group.whole_factors())
     return [nn.functional.linear(x, tensor[layer.index], layer.bias) for layer in layers]
 
 

@@ -22,7 +22,7 @@ from lobert import cli
 from lobert import dashboard as command
 from lobert.errors import LobertError
 from lobert.job import read_job
-from lobert.layers.factored import FactorGroup
+from lobert.layers.group import FactorGroup
 from lobert.loggers import WandbSettings
 from lobert.pipeline import run
 from lobert.results.record import Record

@@ -31,7 +31,8 @@ from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.layers.blocklinear import assembled
 from lobert.layers.blocks import Block
-from lobert.layers.factored import LARGE_BATCH, FactoredLinear, FactorGroup
+from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import LARGE_BATCH, FactorGroup
 from lobert.layers.lookup import FactoredEmbedding
 from lobert.layers.sharing import SharedInput
 

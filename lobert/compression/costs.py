@@ -13,7 +13,7 @@ from lobert.encoders.roles import first_reader, layers_path
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers.blocks import Block
-from lobert.layers.factored import Evaluation, FactorGroup
+from lobert.layers.group import Evaluation, FactorGroup
 
 Budget = Literal["parameters", "macs"]
 UNITS: dict[str, str] = {"parameters": "parameters", "macs": "multiply-adds per token"}

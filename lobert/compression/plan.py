@@ -17,7 +17,7 @@ from lobert.encoders.roles import matrix_at
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers.blocks import Block
-from lobert.layers.factored import Evaluation
+from lobert.layers.group import Evaluation
 
 
 @dataclass(frozen=True)

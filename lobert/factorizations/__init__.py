@@ -1,17 +1,19 @@
 """Low-rank and tensor factorizations: one small class per file, all derived from one einsum equation each."""
 
 from lobert.errors import LobertError, suggest
-from lobert.factorizations.base import Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
+from lobert.factorizations.base import Bond, Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
 from lobert.factorizations.basis import Basis
 from lobert.factorizations.cp import CP
 from lobert.factorizations.dense import Dense
 from lobert.factorizations.falcon import Falcon
+from lobert.factorizations.pivoted import Pivoted
 from lobert.factorizations.svd import SVD
 from lobert.factorizations.tt import TensorTrain
 from lobert.factorizations.tucker import Tucker
 
-METHODS = (SVD, Falcon, Tucker, CP, TensorTrain, Basis, Dense)
-FACTORIZATIONS: dict[str, Factorization] = {cls.name: cls() for cls in METHODS}
+METHODS = (SVD(), Falcon(), Tucker(), CP(), TensorTrain(), Basis(), Dense())
+PIVOTED = tuple(Pivoted(method) for method in METHODS if method.name in ("svd", "tucker", "tt", "basis"))
+FACTORIZATIONS: dict[str, Factorization] = {method.name: method for method in (*METHODS, *PIVOTED)}
 
 
 def factorization(name: str) -> Factorization:
@@ -26,9 +28,11 @@ __all__ = [
     "FACTORIZATIONS",
     "SVD",
     "Basis",
+    "Bond",
     "Dense",
     "Factorization",
     "Falcon",
+    "Pivoted",
     "Rank",
     "RankSetting",
     "Shape",

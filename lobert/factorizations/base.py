@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +28,19 @@ RankSetting = (
 MODES = "sloi"
 
 
+class Bond(NamedTuple):
+    """A rank `letter` that joins the matrix at position `factor` to the factor at `partner`, and nothing else."""
+
+    letter: str
+    factor: int
+    partner: int
+
+
 class Factorization(ABC):
     """T ~ einsum(equation, factors). A method defines the parts below; the rest of this file follows from them."""
 
-    name: ClassVar[str]
-    GRID: ClassVar[int | None] = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
+    name: str
+    GRID: int | None = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
 
     # ---- must be defined ----
 
@@ -69,6 +77,10 @@ class Factorization(ABC):
         norm = tensor.square().sum().item()
         return [relative_error(tensor, equation, self.decompose(tensor, rank)) ** 2 * norm for rank in ranks]
 
+    def bonds(self, stack: str, shape: Shape, rank: Rank) -> Sequence[Bond]:
+        """The ranks whose redundant numbers are not kept (see `pivoted`): none, but where a method says so."""
+        return ()
+
     # ---- derived ----
 
     def factor_shapes(self, stack: str, shape: Shape, rank: Rank) -> list[Shape]:
@@ -77,9 +89,17 @@ class Factorization(ABC):
         sizes = dict(zip(stack + "oi", shape, strict=True)) | dict(zip(rank_letters(equation), rank, strict=True))
         return [tuple(sizes[letter] for letter in term) for term in equation.split("->")[0].split(",")]
 
+    def kept_shapes(self, stack: str, shape: Shape, rank: Rank) -> list[Shape]:
+        """Shape of what is kept of every factor: all of it, or the part of a matrix that is not the identity."""
+        shapes = self.factor_shapes(stack, shape, rank)
+        for bond in self.bonds(stack, shape, rank):
+            rows, columns = shapes[bond.factor]
+            shapes[bond.factor] = (rows, columns - rows)
+        return shapes
+
     def parameters(self, stack: str, shape: Shape, rank: Rank) -> int:
-        """How many numbers the factors hold."""
-        return sum(math.prod(factor) for factor in self.factor_shapes(stack, shape, rank))
+        """How many numbers have to be kept of the factors."""
+        return sum(math.prod(factor) for factor in self.kept_shapes(stack, shape, rank))
 
     def lower_bound(self, stack: str, tensor: Tensor, rank: Rank) -> float:
         """No factors of this rank have a smaller `||T - einsum(factors)||²`: from the ranks of T's unfoldings."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lobert.factorizations.contraction import Path, cheapest_path, contract
-from lobert.layers.factored import LARGE_BATCH, FactorGroup
+from lobert.layers.group import LARGE_BATCH, FactorGroup
 
 
 class FactoredEmbedding(nn.Module):
@@ -44,7 +44,7 @@ class FactoredEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         tokens = ids.reshape(-1)
-        pairs = zip(self.group.tensors(), self.places, strict=True)
+        pairs = zip(self.group.whole_factors(), self.places, strict=True)
         factors = [f if place < 0 else f.index_select(place, tokens) for f, place in pairs]
         found = factors[0].T if len(factors) == 1 else contract(self.path(len(tokens)), factors)
         return found.reshape(*ids.shape, self.embedding_dim)

@@ -28,6 +28,7 @@ from lobert.encoders.roles import depth_of, keep_first_layers
 from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job
+from lobert.layers.group import fold, unfold
 from lobert.progress import bar, track
 from lobert.stages.calibration import calibration_batches, make_statistics
 from lobert.stages.knowledge import teacher_outputs
@@ -148,10 +149,12 @@ def distil(
     job = work.job
     matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
+    unfold(model)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
     trained = module.model
     assert isinstance(trained, PreTrainedModel)
+    fold(trained)
     return trained
 
 

@@ -1,0 +1,214 @@
+"""The owner of the factors of one tensor, and of how products with its slices are computed.
+
+The groups live in one bank at the top of the model and the layers hold unregistered references to them, so each factor
+has one key in the state_dict and copying, moving and loading the model keep the sharing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lobert.factorizations import Bond, Factorization, Rank, Shape
+from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.factorizations.pivoted import balanced
+from lobert.layers.pivots import Pivots
+from lobert.layers.sharing import states
+
+Evaluation = Literal["auto", "contract", "merge"]
+EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")
+LARGE_BATCH = 1 << 20  # tokens, for which costs per token are told
+MOST_WAYS = 4096
+
+
+class Way(NamedTuple):
+    """How one slice gets its product: through the factors, or by a merged weight that the path forms."""
+
+    merges: bool
+    path: Path
+
+
+class FactorGroup(nn.Module):
+    """The factors of one tensor `[*stack, out, in]`, and its slices' products computed from them."""
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        stack: str,
+        shape: Shape,
+        rank: Rank,
+        evaluation: Evaluation = "auto",
+    ) -> None:
+        super().__init__()
+        self.factorization, self.stack, self.shape, self.rank = factorization, stack, shape, rank
+        self.evaluation = evaluation
+        self.equation = factorization.equation(stack)
+        shapes = factorization.factor_shapes(stack, shape, rank)
+        kept = factorization.kept_shapes(stack, shape, rank)
+        self.factors = nn.ParameterList(nn.Parameter(torch.empty(factor)) for factor in kept)
+        self.bonds = factorization.bonds(stack, shape, rank)
+        self.folded = bool(self.bonds)  # whether the numbers that the bonds spare are left out of the factors
+        self.pivots = nn.ModuleDict({str(bond.factor): Pivots(*shapes[bond.factor]) for bond in self.bonds})
+        self.terms = self.equation.split("->")[0].split(",")
+        self.layer_terms = tuple(term.replace("l", "") for term in self.terms)
+        self.role = "s" if "s" in stack else ""
+        self.sizes = {
+            c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
+        }
+        self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
+        self._views: dict[tuple[int, ...], tuple[list[int], list[Tensor]]] = {}  # of slices, and where factors were
+        self._whole: tuple[tuple[object, ...], list[Tensor]] | None = None
+        self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
+
+    def set_factors(self, factors: Sequence[Tensor]) -> None:
+        """Take over the values of freshly computed factors, cast to the parameters' dtype."""
+        kept = list(factors)
+        with torch.no_grad():
+            for bond in self.bonds if self.folded else ():
+                mode = self.terms[bond.partner].index(bond.letter)
+                pair = self._pivots(bond).take(kept[bond.factor], kept[bond.partner], mode)
+                kept[bond.factor], kept[bond.partner] = pair
+            for parameter, value in zip(self.factors, kept, strict=True):
+                parameter.copy_(value)
+
+    @torch.no_grad()
+    def unfold(self) -> None:
+        """Make whole factors the parameters, each bond's two alike in every term: they train better than folded ones.
+
+        New parameters take the place of the old ones, so do it before an optimizer holds these.
+        """
+        if not self.folded:
+            return
+        factors = self.whole_factors()
+        for bond in self.bonds:
+            mode = self.terms[bond.partner].index(bond.letter)
+            factors[bond.factor], factors[bond.partner] = balanced(factors[bond.factor], factors[bond.partner], mode)
+        self.folded = False
+        self.factors = nn.ParameterList(nn.Parameter(factor) for factor in factors)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """The inverse of `unfold`: the same tensor, from the numbers that it takes."""
+        if self.folded or not self.bonds:
+            return
+        factors = [factor.detach() for factor in self.tensors()]
+        shapes = self.factorization.kept_shapes(self.stack, self.shape, self.rank)
+        self.folded = True
+        self.factors = nn.ParameterList(nn.Parameter(factors[0].new_empty(shape)) for shape in shapes)
+        self.set_factors(factors)
+
+    def _pivots(self, bond: Bond) -> Pivots:
+        found = self.pivots[str(bond.factor)]
+        assert isinstance(found, Pivots)
+        return found
+
+    def whole_factors(self) -> list[Tensor]:
+        """The factors of the equation, differentiable; without gradients, those put together are kept."""
+        kept: list[Tensor] = [*self.tensors()]
+        if not self.folded:
+            return kept
+        if torch.is_grad_enabled():
+            self._whole = None  # an optimizer's step may follow that no version tells of
+            return self._assembled(kept)
+        state = states(self.tensors())
+        if self._whole is None or self._whole[0] != state:
+            self._whole = (state, self._assembled(kept))
+        return self._whole[1]
+
+    def _assembled(self, factors: list[Tensor]) -> list[Tensor]:
+        for bond in self.bonds:
+            factors[bond.factor] = self._pivots(bond)(factors[bond.factor])
+        return factors
+
+    def slice_factors(self, index: tuple[int, ...]) -> list[Tensor]:
+        """The factors of the slice `T[index]`: stack letters indexed away."""
+        if index not in self._picks:
+            position = dict(zip(self.stack, index, strict=True))
+            self._picks[index] = [
+                tuple(position.get(letter, slice(None)) for letter in term) if set(term) & set(self.stack) else None
+                for term in self.terms
+            ]
+        factors, picks = self.whole_factors(), self._picks[index]
+        if torch.is_grad_enabled():
+            return picked(factors, picks)
+        places = [factor.data_ptr() for factor in factors]
+        kept = self._views.get(index)
+        if kept is None or kept[0] != places:
+            kept = self._views[index] = places, picked(factors, picks)
+        return kept[1]
+
+    def tensors(self) -> list[nn.Parameter]:
+        """What is kept of the factors. Walking through the ParameterList itself takes as long as a small product."""
+        return [*self._modules["factors"]._parameters.values()]  # type: ignore[union-attr]
+
+    def weight(self, index: tuple[int, ...]) -> Tensor:
+        """The dense weight `[out, in]` of one slice, differentiable."""
+        return contract(self.merge_path().sliced("s"), self.slice_factors(index))
+
+    def contract_path(self, tokens: int, sharers: int = 1) -> Path:
+        """Cheapest order that runs `tokens` inputs through the factors of `sharers` slices that differ in role."""
+        terms, output = (*self.layer_terms, "ni"), self.role + "no"
+        return cheapest_path(terms, output, self._path_sizes(sharers, tokens), may_merge=False)
+
+    def merge_path(self, sharers: int = 1) -> Path:
+        """Cheapest order that forms the weights of `sharers` slices that differ in role."""
+        return cheapest_path(self.layer_terms, self.role + "oi", self._path_sizes(sharers))
+
+    def _path_sizes(self, sharers: int, tokens: int = 1) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted({**self.sizes, "s": sharers, "n": tokens}.items()))
+
+    def merges(self, tokens: int, training: bool, sharers: int = 1) -> bool:
+        """Whether merged weights cost fewer multiply-adds for this many tokens, read by `sharers` slices.
+
+        In training the weights have to be formed in every step; in evaluation they are formed once and kept.
+        """
+        if self.evaluation != "auto":
+            return self.evaluation == "merge"
+        dense = sharers * tokens * self.sizes["o"] * self.sizes["i"]
+        forming = self.merge_path(sharers).multiply_adds if training else 0
+        return forming + dense < self.contract_path(tokens, sharers).multiply_adds
+
+    def way(self, tokens: int, training: bool, sharers: int) -> Way:
+        """How a slice gets its product, remembered for every size of batch."""
+        asked = (self.evaluation, tokens, training, sharers)
+        if asked not in self._ways:
+            merges = self.merges(tokens, training, sharers)
+            path = self.merge_path(sharers) if merges else self.contract_path(tokens, sharers)
+            if len(self._ways) == MOST_WAYS:
+                self._ways.clear()
+            self._ways[asked] = Way(merges, path.sliced("s"))
+        return self._ways[asked]
+
+    def macs_per_token(self, sharers: int = 1) -> int:
+        """Multiply-adds of `sharers` slices together per token in evaluation, in a large batch."""
+        if self.merges(LARGE_BATCH, training=False, sharers=sharers):
+            return sharers * self.sizes["o"] * self.sizes["i"]
+        return round(self.contract_path(LARGE_BATCH, sharers).multiply_adds / LARGE_BATCH)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_ways": {}, "_views": {}, "_whole": None}
+
+    def extra_repr(self) -> str:
+        return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
+
+
+def unfold(model: nn.Module) -> None:
+    """Make the factors of all groups of a model whole, to train them; see `FactorGroup.unfold`."""
+    for module in model.modules():
+        if isinstance(module, FactorGroup):
+            module.unfold()
+
+
+def fold(model: nn.Module) -> None:
+    """Take out of all groups the numbers that nothing depends on; before the model is saved."""
+    for module in model.modules():
+        if isinstance(module, FactorGroup):
+            module.fold()
+
+
+def picked(factors: Sequence[Tensor], picks: Sequence[tuple[int | slice, ...] | None]) -> list[Tensor]:
+    """The part of each factor that its pick names."""
+    return [factor if pick is None else factor[pick] for factor, pick in zip(factors, picks, strict=True)]
