@@ -152,7 +152,8 @@ def test_a_budget_of_multiply_adds_is_another_student(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["decomp=none", "kd=none"], ["decomp=all_pivoted_svd", "decomp.objective=weights"], ["decomp=[tucker_4d,ffn_svd]", "kd=kd"], ["decomp=svd", "kd=pkd", "student.layers=1"],
+    [["decomp=none", "kd=none"], ["decomp=all_pivoted_svd", "decomp.objective=weights"],
+     ["decomp=[tucker_4d,ffn_svd]", "kd=kd"], ["decomp=svd", "kd=pkd", "student.layers=1"],
      ["knowledge=live", "student.accumulate=2"]],
 )  # fmt: skip
 def test_kinds_of_students(tmp_path: Path, overrides: list[str]) -> None:

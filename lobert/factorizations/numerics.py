@@ -14,7 +14,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-PANEL = 512  # columns of a Gram matrix computed at a time
+PANEL = 192  # columns of a Gram matrix computed at a time
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
