@@ -12,13 +12,17 @@ from lobert.layers.group import FactorGroup
 
 PIVOTED = [group for group in GROUPS if isinstance(FACTORIZATIONS[group[0]], Pivoted)]
 BONDS = [  # equation, its factors' shapes, the bonds
-    ("ro,ri->oi", [(4, 12), (4, 18)], [Bond("r", 0, 1)]),
-    ("ro,ri->oi", [(4, 18), (4, 12)], [Bond("r", 1, 0)]),
-    ("ro,ri->oi", [(12, 12), (12, 18)], [Bond("r", 1, 0)]),  # the shorter one is all identity, which would leave none
+    ("ro,ri->oi", [(4, 12), (4, 18)], [Bond("r", 0, 1, 0)]),
+    ("ro,ri->oi", [(4, 18), (4, 12)], [Bond("r", 1, 0, 0)]),
+    (
+        "ro,ri->oi",
+        [(12, 12), (12, 18)],
+        [Bond("r", 1, 0, 0)],
+    ),  # the shorter one would be all identity
     ("ro,ri->oi", [(9, 9), (9, 9)], []),
-    ("rso,ri->soi", [(4, 3, 12), (4, 18)], [Bond("r", 1, 0)]),
-    ("abc,as,bo,ci->soi", [(2, 4, 5), (2, 3), (4, 12), (5, 18)], [Bond("b", 2, 0), Bond("c", 3, 0)]),
-    ("sa,aob,bi->soi", [(3, 3), (3, 12, 4), (4, 18)], [Bond("b", 2, 1)]),
+    ("rso,ri->soi", [(4, 3, 12), (4, 18)], [Bond("r", 1, 0, 0)]),
+    ("abc,as,bo,ci->soi", [(2, 4, 5), (2, 3), (4, 12), (5, 18)], [Bond("b", 2, 0, 1), Bond("c", 3, 0, 2)]),
+    ("sa,aob,bi->soi", [(3, 3), (3, 12, 4), (4, 18)], [Bond("b", 2, 1, 2)]),
     ("rso,roi->soi", [(1, 3, 12), (1, 12, 18)], []),  # they share the rows, so no matrix goes between them
     ("rs,ro,ri->soi", [(4, 3), (4, 12), (4, 18)], []),  # three of them meet in r
 ]

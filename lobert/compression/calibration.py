@@ -35,6 +35,7 @@ class Accumulator:
     importance: dict[str, list[Tensor]] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     fisher: dict[str, Tensor] = field(default_factory=dict)
+    logits: list[Tensor] = field(default_factory=list)
     examples: int = 0
 
     def statistics(self) -> Statistics:
@@ -51,6 +52,7 @@ class Accumulator:
             weighted_mean={path: sums.mean for path, sums in weighted.items()},
             weighted_moment={path: sums.moment for path, sums in weighted.items()},
             importance={path: torch.ones_like(w) if path in alike else w / w.mean() for path, w in importance.items()},
+            logits=torch.cat(self.logits) if self.logits else torch.empty(0),
         )
 
     def is_weighted(self, path: str) -> bool:
@@ -121,9 +123,12 @@ def calibrate(
             for batch in batches:
                 recorder.forget()
                 inputs = {name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()}
-                logits = classifier_logits(model(**inputs), gradients)
+                outputs = model(**inputs)
+                logits = classifier_logits(outputs, gradients)
                 mask = token_mask(inputs)
                 sums.examples += len(inputs["input_ids"])
+                if (answers := outputs.get("logits")) is not None and answers.dim() == 2:
+                    sums.logits.append(answers.detach().double().cpu())
                 if logits is not None:
                     direction = random_direction(logits.detach() / temperature, regression, random)
                     add_gradients(sums, recorder, mask, logits, direction, norms)

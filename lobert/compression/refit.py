@@ -15,12 +15,18 @@ RIDGE = 1e-2  # of the mean variance of the features, on the change of the weigh
 
 def head_of(model: PreTrainedModel) -> nn.Linear:
     """The last linear of a classifier, of one output where it scores options; LobertError for a model without one."""
+    head = last_linear(model)
+    if head is None:
+        raise LobertError("refit_head needs a classifier whose last layer is linear: leave it out for this model")
+    return head
+
+
+def last_linear(model: PreTrainedModel) -> nn.Linear | None:
+    """The linear that gives the logits, where there is one."""
     head = getattr(model, "classifier", None)
     linears = [module for module in head.modules() if isinstance(module, nn.Linear)] if head is not None else []
     outputs = 1 if chooses_options(model) else getattr(model.config, "num_labels", None)
-    if not linears or linears[-1].out_features != outputs:
-        raise LobertError("refit_head needs a classifier whose last layer is linear: leave it out for this model")
-    return linears[-1]
+    return linears[-1] if linears and linears[-1].out_features == outputs else None
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lobert.compression.calibration import Recorder
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
+from lobert.compression.confidence import match_confidence
 from lobert.compression.importance import Reader, even_weights, real_tokens
 from lobert.compression.moments import Moments, add
 from lobert.compression.objective import Objective, group_norm
@@ -89,7 +90,7 @@ class Fit:
 def compress_in_order(
     model: PreTrainedModel,
     plans: Sequence[GroupPlan],
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     objective: Objective,
     statistics: Statistics,
     track: Track = iter,
@@ -97,7 +98,8 @@ def compress_in_order(
     """Factorize the planned groups of `model` in place, each on the inputs that the groups before it leave.
 
     `batches` are the examples that `statistics` were made from. Groups outside the layers are factorized as
-    `compress_model` does. Raises LobertError for a group whose weights do not all read one input of one layer.
+    `compress_model` does. At the end a classifier is made as sure of its answers as the dense model is. Raises
+    LobertError for a group whose weights do not all read one input of one layer.
     """
     steps = steps_of(model, plans)
     importance = statistics.importance if objective.weighs_tokens else {}
@@ -117,7 +119,9 @@ def compress_in_order(
             drifted = [call() for call in stream.calls(model, number, drifted, replay)]
     for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
         module_at(model, path).weight.copy_(module_at(dense, path).weight)
-    return compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
+    report = compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
+    match_confidence(model, batches, statistics.logits)
+    return report
 
 
 def chosen_order(

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +15,9 @@ from lobert.errors import LobertError
 from lobert.layers.blocks import Block
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 6  # raised when the same examples come to give other moments, or stand otherwise on disk
+STATISTICS_VERSION = 7  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher", "weighted_mean", "weighted_moment", "importance")
+LOGITS = "logits"
 ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
 SYMMETRIC = ("second_moment", "gradient", "weighted_moment")
 
@@ -37,6 +38,7 @@ class Statistics:
             importance.
         importance: `[tokens]`, of each path, how much each real token counts, in the order of the examples; 1 on
             average.
+        logits: `[examples, C]`, of the model itself; empty where it has none.
     """
 
     source: Mapping[str, str]
@@ -47,6 +49,7 @@ class Statistics:
     weighted_mean: Mapping[str, Tensor]
     weighted_moment: Mapping[str, Tensor]
     importance: Mapping[str, Tensor]
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def by_importance(self) -> "Statistics":
         """The same, with tokens counting by their importance in the moments of the inputs."""
@@ -90,6 +93,7 @@ def save_statistics(statistics: Statistics, folder: Path) -> None:
         for table in TABLES
         for path, tensor in getattr(statistics, table).items()
     }
+    tensors[LOGITS] = statistics.logits.double().contiguous()
     save_file(tensors, folder / STATISTICS_FILE, {"source": json.dumps(dict(statistics.source))})
 
 
@@ -103,10 +107,12 @@ def load_statistics(folder: Path) -> Statistics:
             for key in file.keys():  # noqa: SIM118  # the file is no dict
                 table, _, name = key.partition("/")
                 tensor = file.get_tensor(key)
-                tables[table][name] = unpacked(tensor) if table in SYMMETRIC else tensor
+                if key != LOGITS:
+                    tables[table][name] = unpacked(tensor) if table in SYMMETRIC else tensor
+            logits = file.get_tensor(LOGITS)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LobertError(f"{path} cannot be read ({error}): delete {folder} and run again to make it anew") from None
-    return Statistics(source, **tables)
+    return Statistics(source, **tables, logits=logits)
 
 
 def packed(matrix: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ MODES = "sloi"
 
 
 class Bond(NamedTuple):
-    """A rank `letter` that joins the matrix at position `factor` to the factor at `partner`, and nothing else."""
+    """A rank `letter` that joins the matrix at position `factor` to one `mode` of the factor at `partner` alone."""
 
     letter: str
     factor: int
     partner: int
+    mode: int
 
 
 class Factorization(ABC):

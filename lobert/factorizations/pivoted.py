@@ -66,7 +66,7 @@ def find_bonds(equation: str, shapes: Sequence[Shape]) -> list[Bond]:
             factor = min(matrices, key=lambda p: shapes[p][1])
             partner = holders[1 - holders.index(factor)]
             if not set(terms[factor]) & set(terms[partner]) - {letter}:
-                bonds.append(Bond(letter, factor, partner))
+                bonds.append(Bond(letter, factor, partner, terms[partner].index(letter)))
     return bonds
 
 

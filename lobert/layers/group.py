@@ -68,8 +68,7 @@ class FactorGroup(nn.Module):
         kept = list(factors)
         with torch.no_grad():
             for bond in self.bonds if self.folded else ():
-                mode = self.terms[bond.partner].index(bond.letter)
-                pair = self._pivots(bond).take(kept[bond.factor], kept[bond.partner], mode)
+                pair = self._pivots(bond).take(kept[bond.factor], kept[bond.partner], bond.mode)
                 kept[bond.factor], kept[bond.partner] = pair
             for parameter, value in zip(self.factors, kept, strict=True):
                 parameter.copy_(value)
@@ -82,11 +81,11 @@ class FactorGroup(nn.Module):
         """
         if not self.folded:
             return
-        factors = self.whole_factors()
+        factors = [*self.whole_factors()]
         for bond in self.bonds:
-            mode = self.terms[bond.partner].index(bond.letter)
-            factors[bond.factor], factors[bond.partner] = balanced(factors[bond.factor], factors[bond.partner], mode)
-        self.folded = False
+            pair = balanced(factors[bond.factor], factors[bond.partner], bond.mode)
+            factors[bond.factor], factors[bond.partner] = pair
+        self.folded, self._whole = False, None
         self.factors = nn.ParameterList(nn.Parameter(factor) for factor in factors)
 
     @torch.no_grad()
