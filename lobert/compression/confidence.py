@@ -1,8 +1,8 @@
 """A compressed classifier as sure of its answers as its teacher is: one number for its last layer.
 
-Compression makes some answers other than the teacher's, and leaves the logits as large as they were: the student is too
-sure. One factor on them makes up for that, as temperature scaling does after training (Guo et al., 2017), here fitted to
-the teacher's answers in place of labels. No answer changes by it.
+Compression makes some answers other than the teacher's, and leaves the logits as large as they were: the student is
+too sure. One factor on them makes up for that, as temperature scaling does after training (Guo et al., 2017), here
+fitted to the teacher's answers in place of labels. No answer changes by it.
 """
 
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ HALVINGS = 60
 def match_confidence(model: PreTrainedModel, batches: Iterable[Batch], wanted: Tensor) -> float:
     """Scale the last layer, in place, to the smallest divergence from the teacher's logits `wanted [n, C]`.
 
-    n counts the examples of `batches`. Returns the factor: 1 where there is nothing to match, as no logits, a score in place of classes, or no last layer
-    that is linear.
+    n counts the examples of `batches`. Returns the factor: 1 where there is nothing to match, as no logits, a score in
+    place of classes, or no last layer that is linear.
     """
     head = last_linear(model)
     if head is None or wanted.dim() != 2 or wanted.shape[1] < 2:
