@@ -186,8 +186,8 @@ def test_what_no_norm_is_made_of_is_left_out_and_the_rest_is_the_same() -> None:
     tables = {"activations": inputs, "fisher": inputs | {"fisher"}, "loss": weighted}
     for norm, own in tables.items():
         part = calibrate(model, encoder_linears(model), batches, gradients=True, norms=[norm])  # type: ignore[list-item]
-        found = {field.name for field in fields(part) if getattr(part, field.name)}
-        assert found == {"source", "gradient"} | own
+        found = {field.name for field in fields(part) if len(getattr(part, field.name))}
+        assert found == {"source", "gradient", "logits"} | own
         for table in found - {"source"}:
             torch.testing.assert_close(getattr(part, table), getattr(whole, table), rtol=0, atol=0)
 
@@ -226,6 +226,8 @@ def test_statistics_come_back_from_disk(tmp_path: object) -> None:
     save_statistics(statistics, tmp_path)  # type: ignore[arg-type]
     found = load_statistics(tmp_path)  # type: ignore[arg-type]
     assert found.source == statistics.source
+    assert torch.equal(found.logits, statistics.logits)
+    assert found.logits.shape[1] > 1
     for table in TABLES:
         mine, theirs = getattr(statistics, table), getattr(found, table)
         assert mine.keys() == theirs.keys()
