@@ -27,10 +27,11 @@ from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
 from lobert.errors import LobertError
 from lobert.layers.factored import FactoredLinear
+from lobert.layers.group import fold, unfold
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
-    "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker", "all_svd",
+    "tucker_4d", "falcon_4d", "ffn_svd", "ffn_tucker", "all_svd", "all_pivoted_svd",
 )  # fmt: skip
 WARM_UP = 1  # rounds that are not counted
 SPREAD = 0.04  # standard deviation of the weights, about that of BERT's
@@ -139,6 +140,7 @@ def compare(name: str, encoders: tuple[nn.Module, nn.Module], x: Tensor, trainin
     run = step if training else forward
     for encoder in encoders:
         encoder.train(training)
+        (unfold if training else fold)(encoder)  # as the pipeline trains and evaluates students
     own: Call = partial(run, student, x)
     calls: list[Call] = [partial(run, dense, x), own, partial(rebuilt, factored(student), own)]
     times = seconds(calls, rounds, x.device)

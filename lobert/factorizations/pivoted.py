@@ -89,9 +89,9 @@ def balanced(matrix: Tensor, partner: Tensor, mode: int) -> tuple[Tensor, Tensor
 
     What a truncated SVD of their product gives, `A √Σ` and `√Σ B`.
     """
-    rows = torch.movedim(partner.double(), mode, -1)
+    rows = torch.movedim(partner.cpu().double(), mode, -1)
     outer, first = torch.linalg.qr(rows.flatten(0, -2))
-    inner, second = torch.linalg.qr(matrix.double().mT)
+    inner, second = torch.linalg.qr(matrix.cpu().double().mT)
     if first.shape[0] < first.shape[1]:  # fewer terms than the rank; the others may have something to learn
         return matrix, partner
     left, strength, right = torch.linalg.svd(first @ second.mT)

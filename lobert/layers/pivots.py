@@ -36,7 +36,7 @@ class Pivots(nn.Module):
 
     def take(self, matrix: Tensor, partner: Tensor, mode: int) -> tuple[Tensor, Tensor]:
         """What to keep of `matrix [r, n]`, `[r, n - r]`, and of its partner, whose `mode` meets it."""
-        rest, partner, places = pivot(matrix.double().cpu(), partner.double().cpu(), mode)
+        rest, partner, places = pivot(matrix.cpu().double(), partner.cpu().double(), mode)
         strength, size = partner.norm(), (rest.square().sum() + self.rank).sqrt()
         unit = (strength / size).sqrt() if strength > 0 else torch.ones_like(size)
         self.places.copy_(places)
