@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from cases import GROUPS, random_factors, random_tensor, rank_ladder
+from cases import GROUPS, one_sentence, random_factors, random_tensor, rank_ladder
 from torch import Tensor
 
+from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Pivoted, Shape
 from lobert.factorizations.base import Bond
 from lobert.factorizations.pivoted import GROWTH, dominant_rows, find_bonds
@@ -145,6 +146,15 @@ def test_what_is_loaded_into_another_group_is_the_same_tensor(name: str, stack: 
         second.load_state_dict(first.state_dict(), assign=assign)
         with torch.no_grad():
             assert torch.equal(tensor_of(first), tensor_of(second))
+
+
+@pytest.mark.parametrize("columns", [0, 7])
+def test_an_identity_of_another_size_is_refused_in_a_sentence(columns: int) -> None:
+    group = group_of("pivoted_svd", "", (12, 18), (4,))
+    damaged = {**group.state_dict(), "pivots.0.places": torch.arange(12) < columns}
+    with pytest.raises(LobertError, match=f"rank 4 has {columns} columns") as caught:
+        group.load_state_dict(damaged)
+    one_sentence(caught.value)
 
 
 @pytest.mark.parametrize("content", ["random", "lower rank"])

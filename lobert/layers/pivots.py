@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lobert.errors import LobertError
 from lobert.factorizations.pivoted import pivot
 
 
@@ -30,7 +31,12 @@ class Pivots(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module.find_columns())
 
     def find_columns(self) -> None:
-        """Bring the numbers of the columns in line with their places."""
+        """Bring the numbers of the columns in line with their places; LobertError where these are not `rank` many."""
+        if (count := int(self.places.sum())) != self.rank:
+            raise LobertError(
+                f"a pivoted factor of rank {self.rank} has {count} columns of an identity in place of {self.rank}: "
+                "its file is damaged, get or make it again"
+            )
         self.identity_columns.copy_(self.places.nonzero().squeeze(1))
         self.other_columns.copy_((~self.places).nonzero().squeeze(1))
 
