@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 
 from lobert.compression.compress import BANK, install_skeleton
 from lobert.compression.plan import GroupPlan
@@ -49,7 +50,9 @@ def load(folder: str | Path, roles: Mapping[str, str | None] | None = None) -> P
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise LobertError(f"{folder}/config.json is no model's configuration: {reason}") from None
-    model = cls._from_config(config)
+    with no_init_weights():  # random numbers that would all be overwritten
+        model = cls._from_config(config)
+    model.tie_weights()
     if settings.get("lobert") is not None:
         install_skeleton(model, read_plan(settings["lobert"], folder))
     load_strictly(model, folder / WEIGHTS)

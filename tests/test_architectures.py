@@ -200,6 +200,22 @@ def test_the_stream_is_the_model_and_order_brings_its_end_closer(kind: str) -> N
     assert ordered < parallel
 
 
+@pytest.mark.parametrize("kind", ORDERED)
+@torch.no_grad()
+def test_answers_come_of_what_the_last_layer_gave_without_running_any(kind: str) -> None:
+    model = tiny(kind)
+    stream, layers = open_stream(model, BATCHES), encoder_layers(model)
+    hidden = stream.hidden
+    for number in range(len(layers)):
+        hidden = [call() for call in stream.calls(model, number, hidden)]
+    handles = [layer.register_forward_pre_hook(lambda *_: pytest.fail("ran")) for m in layers for layer in m.children()]
+    found = [output.logits for output in stream.answers(model, BATCHES, hidden)]
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(torch.cat(found), torch.cat([answers(model, batch) for batch in BATCHES]))
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
 class Recomputed(Replay):
     """Keeps nothing."""
 

@@ -1,7 +1,7 @@
 """Laws of the objectives: optimal where they are exact, never worse than the weights, finite on poor statistics."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -256,7 +256,22 @@ def test_a_root_is_one_with_and_without_a_cholesky_factor(rank: int) -> None:
     assert bool(torch.linalg.cholesky_ex(metric)[1]) == (rank < 6)
     scale = matrix_scale(0, "", "i", metric)
     torch.testing.assert_close(scale.forward @ scale.forward.mT, metric, rtol=0, atol=1e-12)
-    torch.testing.assert_close(scale.forward @ scale.inverse, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-6)
+    undone = scale.undone("ri", scale.forward.contiguous())
+    torch.testing.assert_close(undone, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("letters", "modes"),
+    [("", "ri"), ("", "lori"), ("l", "ilr"), ("l", "li"), ("l", "ilsr"), ("sl", "sli"), ("sl", "ilsr")],
+)
+def test_a_scaling_is_undone_by_solving_as_by_its_inverse(letters: str, modes: str) -> None:
+    sizes, random = {"l": 2, "s": 3, "o": 4, "r": 2, "i": 5}, torch.Generator().manual_seed(0)
+    root = torch.randn(*(sizes[c] for c in letters), 5, 5, dtype=torch.float64, generator=random)
+    solved = matrix_scale(0, letters, "i", root @ root.mT + 0.1 * torch.eye(5, dtype=torch.float64))
+    assert solved.inverse is None
+    factor = torch.randn([sizes[c] for c in modes], dtype=torch.float64, generator=random)
+    inverted = replace(solved, inverse=torch.linalg.inv(solved.forward)).undone(modes, factor)
+    torch.testing.assert_close(solved.undone(modes, factor), inverted, rtol=1e-9, atol=1e-9)
 
 
 # ---- whole models ----

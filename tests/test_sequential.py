@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 import lobert
 from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
+from lobert.compression.fit import RIDGE, Fit
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
-from lobert.compression.sequential import RIDGE, Fit, chosen_order, compress_in_order
+from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
 from lobert.encoders.roles import encoder_layers, encoder_linears
 from lobert.errors import LobertError

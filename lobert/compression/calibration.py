@@ -19,7 +19,7 @@ from lobert.compression.statistics import Statistics
 from lobert.distill.knowledge import Batch, model_inputs, token_mask
 from lobert.encoders.roles import linear_at
 from lobert.errors import LobertError
-from lobert.factorizations.numerics import mode_gram
+from lobert.factorizations.numerics import lower_gram, mirrored
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 SMALLEST = 1e-12  # length of a gradient below which an example has none
@@ -47,7 +47,7 @@ class Accumulator:
             source=self.source,
             mean={path: sums.mean for path, sums in self.inputs.items()},
             second_moment={path: sums.moment for path, sums in self.inputs.items()},
-            gradient={path: total / self.examples for path, total in self.gradients.items()},
+            gradient={path: mirrored(lower) / self.examples for path, lower in self.gradients.items()},
             fisher={path: total / self.examples for path, total in self.fisher.items()},
             weighted_mean={path: sums.mean for path, sums in weighted.items()},
             weighted_moment={path: sums.moment for path, sums in weighted.items()},
@@ -183,7 +183,7 @@ def add_gradients(
         scale = scale.repeat_interleave(len(mask) // examples)  # the same for all options of an example
         for path, gradient in gradients.items():
             scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
-            add(sums.gradients, path, mode_gram(scaled.flatten(0, 1), 1))
+            add(sums.gradients, path, lower_gram(scaled.flatten(0, 1), 1))
             if "fisher" in norms:
                 own = joined([read[i] for i in calls[path]])
                 squares = squared_weight_gradients(by_example(gradient, examples), by_example(own, examples))

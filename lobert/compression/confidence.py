@@ -12,26 +12,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.compression.refit import last_linear
-from lobert.distill.knowledge import Batch, model_inputs
 
 FACTORS = (0.05, 20.0)  # the least and the most
 HALVINGS = 60
 
 
 @torch.no_grad()
-def match_confidence(model: PreTrainedModel, batches: Iterable[Batch], wanted: Tensor) -> float:
+def match_confidence(model: PreTrainedModel, found: Iterable[Tensor], wanted: Tensor) -> float:
     """Scale the last layer, in place, to the smallest divergence from the teacher's logits `wanted [n, C]`.
 
-    n counts the examples of `batches`. Returns the factor: 1 where there is nothing to match, as no logits, a score in
-    place of classes, or no last layer that is linear.
+    `found` are the model's own for the same n examples, in batches, and not read where there is nothing to match: no
+    logits, a score in place of classes, or no last layer that is linear. Returns the factor, 1 there.
     """
     head = last_linear(model)
     if head is None or wanted.dim() != 2 or wanted.shape[1] < 2:
         return 1.0
-    device = head.weight.device
-    inputs = ({name: t.to(device) for name, t in model_inputs(model, batch).items()} for batch in batches)
-    found = torch.cat([model(**batch).logits.cpu() for batch in inputs])
-    factor = best_factor(found.double(), wanted.double())
+    factor = best_factor(torch.cat([*found]).double().cpu(), wanted.double().cpu())
     head.weight.mul_(factor)
     if head.bias is not None:
         head.bias.mul_(factor)

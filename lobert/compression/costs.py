@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import torch
@@ -72,7 +72,12 @@ def macs_per_token(name: str, stack: str, shape: Shape, rank: Rank, evaluation: 
 
 def parameters_cost(name: str, stack: str, shape: Shape) -> Cost:
     """How many numbers the factors of a group hold, by its rank."""
-    return lambda rank: factorization(name).parameters(stack, shape, rank)
+    return partial(parameters_of, name, stack, shape)
+
+
+@lru_cache(maxsize=1 << 16)  # the groups of an encoder have few shapes
+def parameters_of(name: str, stack: str, shape: Shape, rank: Rank) -> int:
+    return factorization(name).parameters(stack, shape, rank)
 
 
 def rank_within_macs(name: str, shape: Shape, keep: float, default: Rank, macs: Cost) -> Rank:

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lobert.factorizations.numerics import mode_gram
+from lobert.factorizations.numerics import lower_gram, mirrored
 
 
 @dataclass
 class Moments:
-    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ."""
+    """Sums over vectors x `[in]` that count by weights: of the weights, and of w x and w x xᵀ, its lower triangle."""
 
     weight: float = 0.0
     first: Tensor | None = None
     second: Tensor | None = None
 
     def add(self, x: Tensor, weights: Tensor) -> None:  # [vectors, in], [vectors]
-        root = weights.sqrt().unsqueeze(1)
-        rows = x * root
+        root = weights.sqrt()
+        rows = x * root.unsqueeze(1)
         self.weight += weights.sum().item()
-        self.first = total(self.first, (rows * root).sum(0))
-        self.second = total(self.second, mode_gram(rows, 1))
+        self.first = total(self.first, rows.T @ root)
+        self.second = total(self.second, lower_gram(rows, 1))
 
     @property
     def mean(self) -> Tensor:
@@ -33,7 +33,7 @@ class Moments:
     def moment(self) -> Tensor:
         """E[x xᵀ], `[in, in]`."""
         assert self.second is not None
-        return self.second / (self.weight or 1.0)
+        return mirrored(self.second) / (self.weight or 1.0)
 
 
 def add(sums: dict[str, Tensor], path: str, value: Tensor) -> None:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Calls = list[list[Any]]  # what a module gave: in each batch, at each of its calls
 
@@ -12,9 +13,9 @@ Calls = list[list[Any]]  # what a module gave: in each batch, at each of its cal
 class Replay:
     """The modules inside a layer that ended, in the pass before, ahead of every weight that was still `pending`.
 
-    They give again what they gave then, batch by batch, and what is inside them does not run. A pass is one call of
-    `begin` for each batch, in order, with one call of the layer after it. A context: at its end the modules are what
-    they were.
+    They give again what they gave then, batch by batch, and what is inside them does not run. The pending linears give
+    zeros: a sum that one of them is part of is then the rest of it. A pass is one call of `begin` for each batch, in
+    order, with one call of the layer after it. A context: at its end the modules are what they were.
 
     Attributes:
         pending: paths, below the layer, of the weights that will change; whoever changes one takes it out.
@@ -31,7 +32,8 @@ class Replay:
 
     def __enter__(self) -> "Replay":
         for path, module in self._inside.items():
-            module.forward = self._replayed(path, module.forward)
+            forward = partial(zeros, module) if path in self.pending else module.forward
+            module.forward = self._replayed(path, forward)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,6 +60,11 @@ class Replay:
             return output
 
         return call
+
+
+def zeros(linear: nn.Linear, x: Tensor) -> Tensor:
+    """What a linear of zeros gives, `[..., out]`."""
+    return x.new_zeros(*x.shape[:-1], linear.out_features)
 
 
 def outermost(found: dict[str, Calls]) -> dict[str, Calls]:

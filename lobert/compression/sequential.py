@@ -1,14 +1,13 @@
 """Compression from the bottom up: every weight is fitted to what the dense model computes in its place, from the inputs
 that the weights compressed before it leave. What is lost early is so made up for later, as far as it can be.
 
-With x the inputs in the compressed model and y the wanted outputs, both centred, the target of a weight is the ridge
-regression W* = (E[y xᵀ] + λW) (E[x xᵀ] + λI)⁻¹, which is then factorized in the norm of x. Where a residual is added to
-the output, y makes up for its drift, too. Without drift W* is W.
+The target of a weight (see `fit`) is factorized in the norm of the inputs that it has then. Where a residual is added
+to the output, what is wanted makes up for its drift, too. Without drift the target is the weight itself.
 """
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -18,8 +17,10 @@ from transformers import PreTrainedModel
 from lobert.compression.calibration import Recorder
 from lobert.compression.compress import CompressionReport, Track, compress_model, reads_tokens, stack_weights
 from lobert.compression.confidence import match_confidence
+from lobert.compression.draft import Draft
+from lobert.compression.fit import Fit
 from lobert.compression.importance import Reader, even_weights, real_tokens
-from lobert.compression.moments import Moments, add
+from lobert.compression.moments import Moments
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.replay import Replay
@@ -33,7 +34,6 @@ from lobert.encoders.roles import (
     layers_path,
     linear_at,
     matrix_at,
-    module_at,
     no_order_of_layers,
     sum_after,
 )
@@ -41,7 +41,7 @@ from lobert.errors import LobertError, suggest
 from lobert.factorizations import factorization, reconstruct
 
 Order = Literal["auto", "parallel", "sequential"]
-RIDGE = 1.0  # of the mean variance of the inputs, on the change of the weight
+PAIR = factorization("svd").equation("")  # of two factors of one matrix
 
 
 @dataclass(frozen=True)
@@ -55,35 +55,6 @@ class Step:
     @property
     def paths(self) -> list[str]:
         return list(dict.fromkeys(block.path for plan in self.plans for block, _ in plan.slices))
-
-
-@dataclass
-class Fit:
-    """What one weight `[out, in]` is fitted to: moments of its input x, of the wanted output y, and of both."""
-
-    inputs: Moments = field(default_factory=Moments)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    def add_wanted(self, y: Tensor, x: Tensor, weights: Tensor) -> None:  # [tokens, out], [tokens, in], [tokens]
-        y = y * weights.unsqueeze(1)
-        add(self.sums, "y", y.sum(0))
-        add(self.sums, "yx", y.T @ x)
-
-    def mean(self, key: str) -> Tensor:
-        return self.sums[key] / self.inputs.weight
-
-    def target(self, weight: Tensor) -> Tensor:
-        """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one."""
-        x = self.inputs.mean
-        covariance = self.inputs.moment - torch.outer(x, x)
-        crossed = self.mean("yx") - torch.outer(self.mean("y"), x)
-        ridge = max(RIDGE * covariance.diagonal().mean().item(), torch.finfo(x.dtype).tiny)
-        covariance.diagonal().add_(ridge)
-        return torch.linalg.solve(covariance, crossed + ridge * weight, left=False)
-
-    def bias(self, weight: Tensor) -> Tensor:
-        """The bias `[out]` with which the mean output is the wanted one."""
-        return self.mean("y") - weight @ self.inputs.mean
 
 
 @torch.no_grad()
@@ -105,22 +76,22 @@ def compress_in_order(
     importance = statistics.importance if objective.weighs_tokens else {}
     dense = copy.deepcopy(model.eval())
     stream = open_stream(dense, batches)
-    fitted = fit_tables(model, plans)
-    wanted, drifted = stream.hidden, open_stream(model, batches).hidden if fitted else stream.hidden
-    for number in track(range(len(encoder_layers(dense)))):
-        here = [step for step in steps if step.layer == number]
-        goals, wanted = goals_of(dense, number, here, stream, wanted)
-        pending = below(model, number, [path for step in here for path in step.paths])
-        with Replay(encoder_layers(model)[number], pending) as replay:
-            for step in here:
-                fits = measure(model, step, stream, drifted, goals, importance, replay)
-                fitted |= {plan.name: fit_group(model, plan, step, fits, objective, statistics) for plan in step.plans}
-                replay.pending -= below(model, number, step.paths)
-            drifted = [call() for call in stream.calls(model, number, drifted, replay)]
-    for path in {block.path for plan in plans if plan.name in fitted for block, _ in plan.slices}:
-        module_at(model, path).weight.copy_(module_at(dense, path).weight)
+    with Draft(model) as draft:
+        fitted = fit_tables(draft, plans)
+        wanted, drifted = stream.hidden, open_stream(model, batches).hidden if fitted else stream.hidden
+        for number in track(range(len(encoder_layers(dense)))):
+            here = [step for step in steps if step.layer == number]
+            goals, wanted = goals_of(dense, number, here, stream, wanted)
+            pending = below(model, number, [path for step in here for path in step.paths])
+            with Replay(encoder_layers(model)[number], pending) as replay:
+                for step in here:
+                    fits = measure(model, step, stream, drifted, goals, importance, replay)
+                    for plan in step.plans:
+                        fitted[plan.name] = fit_group(draft, plan, fits, objective, statistics)
+                    replay.pending -= below(model, number, step.paths)
+                drifted = [call() for call in stream.calls(model, number, drifted, replay)]
     report = compress_model(model, plans, objective=objective, statistics=statistics, fitted=fitted)
-    match_confidence(model, batches, statistics.logits)
+    match_confidence(model, (output.logits for output in stream.answers(model, batches, drifted)), statistics.logits)
     return report
 
 
@@ -172,15 +143,13 @@ def below(model: PreTrainedModel, layer: int, paths: Iterable[str]) -> set[str]:
     return {path.removeprefix(f"{layers_path(model)}.{layer}.") for path in paths}
 
 
-def fit_tables(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> dict[str, list[Tensor]]:
-    """Factors of the embeddings, by group; what they stand for takes the place of the dense tables."""
+def fit_tables(draft: Draft, plans: Sequence[GroupPlan]) -> dict[str, list[Tensor]]:
+    """Factors of the embeddings, by group; what they stand for takes the places of the dense tables in the draft."""
     fitted: dict[str, list[Tensor]] = {}
-    for plan in (plan for plan in plans if reads_tokens(model, plan)):
-        method = factorization(plan.factorization)
-        fitted[plan.name] = method.decompose(stack_weights(model, plan), plan.rank)
-        found = reconstruct(method.equation(plan.stack), fitted[plan.name])
-        for block, index in plan.slices:
-            matrix_at(model, block).copy_(found[index])
+    for plan in (plan for plan in plans if reads_tokens(draft.model, plan)):
+        factors = factorization(plan.factorization).decompose(stack_weights(draft.model, plan), plan.rank)
+        fitted[plan.name] = factors
+        put_weights(draft, plan, factors)
     return fitted
 
 
@@ -223,15 +192,15 @@ def measure(
     in_sums = {path: place for path in step.paths if (place := sum_after(model, path))}
     calls = {path: len(goals[0][path]) for path in step.paths}
     fits, reader = new_fits(calls, bool(importance)), Reader(importance)
-    given = {*in_sums, *([whole] if max(calls.values()) > 1 or whole in in_sums.values() else [])}
+    given = [whole] if max(calls.values()) > 1 or whole in in_sums.values() else []
     runs = stream.watch(model, step.layer, hidden, {step.source, *in_sums.values()} - {whole}, given, replay)
     for recorder, goal, mask in zip(runs, goals, stream.masks, strict=True):
         read = [(real_tokens(x, mask).float(), even_weights(x, mask)) for x in recorder.inputs[step.source]]
         added = set[int]()
         for path, count in calls.items():
             wanted = goal[path]
-            if path in in_sums:  # the rest of the sum is what it is
-                wanted = [wanted[0] - (sum_at(recorder, in_sums[path], whole) - recorder.outputs[path][0])]
+            if path in in_sums:  # the rest of the sum is what it is, and of itself the replay has made zero
+                wanted = [wanted[0] - sum_at(recorder, in_sums[path], whole)]
             for y, (x, even) in zip(wanted, read[:count], strict=True):
                 weights = reader.take(path, x) if importance else even
                 fits[path].add_wanted(real_tokens(y, mask).float(), x, weights)
@@ -248,30 +217,34 @@ def new_fits(calls: Mapping[str, int], weighted: bool) -> dict[str, Fit]:
 
 
 def fit_group(
-    model: PreTrainedModel,
-    plan: GroupPlan,
-    step: Step,
-    fits: Mapping[str, Fit],
-    objective: Objective,
-    statistics: Statistics,
+    draft: Draft, plan: GroupPlan, fits: Mapping[str, Fit], objective: Objective, statistics: Statistics
 ) -> list[Tensor]:
-    """Factors of one group; what they stand for takes the place of its dense weights, with new biases."""
+    """Factors of one group; what they stand for takes the places of its weights in the draft, with new biases."""
     target = torch.empty(plan.shape, dtype=torch.float64)
-    paths = {block.path for block, _ in plan.slices}
-    wholes = {path: fits[path].target(linear_at(model, path).weight.double().cpu()) for path in paths}
+    paths = list(dict.fromkeys(block.path for block, _ in plan.slices))
+    wholes = {path: fits[path].target(linear_at(draft.model, path).weight.double().cpu()) for path in paths}
     for block, index in plan.slices:
         target[index] = block.of(wholes[block.path])
-    means = {path: fits[path].inputs.mean for path in step.paths}
-    moments = {path: fits[path].inputs.moment for path in step.paths}
+    means = {path: fits[path].inputs.mean for path in paths}
+    moments = {path: fits[path].inputs.moment for path in paths}
     now = replace(statistics, source={path: path for path in means}, mean=means, second_moment=moments)
     now = replace(now, weighted_mean=means, weighted_moment=moments)
     method = factorization(plan.factorization)
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
-    found = reconstruct(method.equation(plan.stack), factors)
-    for block, index in plan.slices:
-        linear = linear_at(model, block.path)
-        matrix_at(model, block).copy_(found[index])
+    put_weights(draft, plan, factors)
+    for block, _ in plan.slices:
+        linear = linear_at(draft.model, block.path)
         if linear.bias is not None:
             rows, own = block.rows(len(linear.bias)), fits[block.path]
             linear.bias[rows] = own.bias(linear.weight.double().cpu())[rows].to(linear.bias)
+    if method.equation(plan.stack) == PAIR and plan.slices[0][0].is_whole:
+        draft.divide(paths[0], *factors)
     return factors
+
+
+def put_weights(draft: Draft, plan: GroupPlan, factors: Sequence[Tensor]) -> None:
+    """Write what the factors of a group stand for into the draft."""
+    found = reconstruct(factorization(plan.factorization).equation(plan.stack), factors)
+    for block, index in plan.slices:
+        draft.open(block.path)
+        matrix_at(draft.model, block).copy_(found[index])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from lobert.compression.calibration import Recorder
 from lobert.compression.replay import Replay
@@ -38,11 +39,13 @@ class Stream:
         hidden: the first argument of the first layer, `[B, T, hidden]`.
         arguments: the other arguments, of each layer, or of the first one where all have the same.
         masks: which tokens are real, `[B, T]`.
+        beside: what a layer returns after its output, where that is the first of several things.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
     arguments: list[list[Arguments]] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
+    beside: tuple[Any, ...] | None = None
 
     def calls(
         self, model: PreTrainedModel, layer: int, hidden: Sequence[Tensor], replay: Replay | None = None
@@ -91,6 +94,24 @@ class Stream:
                 handle.remove()
             recorder.remove()
 
+    def answers(
+        self, model: PreTrainedModel, batches: Iterable[Batch], hidden: Iterable[Tensor]
+    ) -> Iterator[ModelOutput]:
+        """What `model` gives for each of the batches when its last layer gives `hidden`; no layer runs."""
+        layers, device = [*encoder_layers(model)], next(model.parameters()).device
+
+        def given(last: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Any, ...]:
+            return last if self.beside is None else (last, *self.beside)
+
+        try:
+            for batch, last in zip(batches, hidden, strict=True):
+                for layer in layers:
+                    layer.forward = partial(given, last)
+                yield model(**{name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()})
+        finally:
+            for layer in layers:
+                vars(layer).pop("forward", None)
+
 
 def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The hidden states `[B, T, hidden]` among what a layer returns."""
@@ -108,6 +129,7 @@ class Passage:
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.arguments: list[Arguments] = []
+        self.beside: tuple[Any, ...] | None = None
         self.only_first = False  # end the pass there
         self._handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in layers]
         self._handles += [layer.register_forward_hook(self._leave) for layer in layers]
@@ -120,6 +142,7 @@ class Passage:
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self.outputs.append(first(output))
+        self.beside = output[1:] if isinstance(output, tuple) else None
 
     def check(self) -> None:
         """Raise LobertError where a layer reads anything but the output of the one before it."""
@@ -160,7 +183,7 @@ def open_stream(model: PreTrainedModel, batches: Iterable[Batch]) -> Stream:
                 model(**inputs)
             if not stream.hidden:
                 passage.check()
-                passage.only_first = passage.alike()
+                stream.beside, passage.only_first = passage.beside, passage.alike()
             stream.masks.append(token_mask(inputs))
             stream.hidden.append(passage.inputs[0])
             stream.arguments.append(passage.arguments[:1] if passage.only_first else passage.arguments)

@@ -28,13 +28,25 @@ SAME = 1e-7  # relative difference below which they agree
 class Scale:
     """One scaling of a tensor: its `letter` mode by a matrix, or its entries by numbers, and the factor that undoes it.
 
-    `forward` and `inverse` have the modes `letters`; a matrix has the mode `letter` twice, as `letter` and `z`.
+    `forward` and `inverse` have the modes `letters`; a matrix has the mode `letter` twice, as `letter` and `z`. That of
+    a lower triangular matrix is left out: the factor is solved for, which takes a fraction of the time.
     """
 
     factor: int
     letters: str
     forward: Tensor
-    inverse: Tensor
+    inverse: Tensor | None
+
+    def undone(self, modes: str, factor: Tensor) -> Tensor:
+        """A factor with these modes, with the scaling divided out of it."""
+        if self.inverse is not None:
+            return torch.einsum(f"{modes},{self.letters}->{moved(modes, self.letters)}", factor, self.inverse)
+        stack, letter = self.letters[:-2], self.letters[-2]
+        order = stack + "".join(mode for mode in modes if mode not in stack + letter) + letter
+        placed = factor.permute([modes.index(mode) for mode in order])
+        rows = placed.reshape(*placed.shape[: len(stack)], -1, placed.shape[-1])
+        found = torch.linalg.solve_triangular(self.forward, rows, upper=False, left=False)
+        return found.reshape(placed.shape).permute([order.index(mode) for mode in modes])
 
 
 def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None) -> list[Tensor]:
@@ -151,7 +163,7 @@ def diagonal_scale(factor: int, letters: str, diagonal: Tensor) -> Scale:
 
 
 def matrix_scale(factor: int, letters: str, letter: str, metric: Tensor) -> Scale:
-    """A root R of a metric, M = R Rᵀ, and its inverse.
+    """A root R of a metric, M = R Rᵀ.
 
     All roots differ by rotations, which no factorization minds. The Cholesky factor takes a tenth of the time of the
     eigenvectors, which are left for metrics without one.
@@ -161,9 +173,7 @@ def matrix_scale(factor: int, letters: str, letter: str, metric: Tensor) -> Scal
         values, vectors = eigh(metric)
         roots = values.clamp(min=values.amax(-1, keepdim=True) * SMALLEST).sqrt()
         return Scale(factor, letters + letter + "z", vectors * roots[..., None, :], (vectors / roots[..., None, :]).mT)
-    identity = torch.eye(metric.shape[-1], dtype=metric.dtype).expand_as(metric)
-    inverse = torch.linalg.solve_triangular(forward, identity, upper=False)
-    return Scale(factor, letters + letter + "z", forward, inverse)
+    return Scale(factor, letters + letter + "z", forward, None)
 
 
 def weight_scales(terms: Sequence[str], stack: str, weights: Tensor) -> list[Scale]:
@@ -196,7 +206,7 @@ def unscaled(equation: str, position: int, factor: Tensor, scales: Sequence[Scal
     modes = equation.split("->")[0].split(",")[position]
     for scale in scales:
         if scale.factor == position:
-            factor = torch.einsum(f"{modes},{scale.letters}->{moved(modes, scale.letters)}", factor, scale.inverse)
+            factor = scale.undone(modes, factor)
     return factor.contiguous()
 
 

@@ -40,10 +40,17 @@ def leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
 
 
 def mode_gram(tensor: Tensor, mode: int) -> Tensor:
-    """Gram matrix `[n, n]` of the unfolding along `mode`, summed block by block without a transposed copy.
+    """Gram matrix `[n, n]` of the unfolding along `mode`, summed block by block without a transposed copy."""
+    return mirrored(lower_gram(tensor, mode))
 
-    Only the panels on and below the diagonal are multiplied; the rest is their mirror image.
-    """
+
+def mirrored(lower: Tensor) -> Tensor:
+    """The symmetric matrix `[n, n]` with this lower triangle."""
+    return lower.tril() + lower.tril(-1).T
+
+
+def lower_gram(tensor: Tensor, mode: int) -> Tensor:
+    """The lower triangle of a Gram matrix `[n, n]`, half the work; what is above it means nothing."""
     size, after = tensor.shape[mode], math.prod(tensor.shape[mode + 1 :])
     blocks = tensor.reshape(1, -1, size).mT if after == 1 else tensor.reshape(-1, size, after)
     gram = tensor.new_zeros(size, size)
@@ -51,7 +58,7 @@ def mode_gram(tensor: Tensor, mode: int) -> Tensor:
         for start in range(0, size, PANEL):
             panel = slice(start, start + PANEL)
             gram[start:, panel].addmm_(block[start:], block[panel].T)
-    return gram.tril() + gram.tril(-1).T
+    return gram
 
 
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:

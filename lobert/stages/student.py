@@ -138,8 +138,9 @@ def train_student(
     if job.student.epochs:
         model = distil(work, teacher, model, loggers, folder)
     if process_rank() == 0:
-        facts = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
-        finish_model(work, model, folder, {**facts, "groups": [asdict(group) for group in report.groups]})
+        facts: dict[str, Any] = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
+        facts |= {"groups": [asdict(group) for group in report.groups]}
+        finish_model(work, model, folder, facts, None if job.student.epochs else zero_shot)
 
 
 def distil(

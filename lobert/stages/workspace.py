@@ -156,9 +156,16 @@ def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModul
     )
 
 
-def finish_model(work: Workspace, model: PreTrainedModel, folder: Path, facts: dict[str, Any]) -> None:
-    """Score the trained model and save it with its facts."""
-    metrics = evaluate(model, work.job.task, work.data)
+def finish_model(
+    work: Workspace,
+    model: PreTrainedModel,
+    folder: Path,
+    facts: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Save the model with its facts and its dev scores, measured unless they are known."""
+    if metrics is None:
+        metrics = evaluate(model, work.job.task, work.data)
     model.cpu()
     save_student(model, folder, work.tokenizer)
     write_atomic(folder / FACTS_FILE, json.dumps({**facts, "metrics": metrics}, indent=2) + "\n")
