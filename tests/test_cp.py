@@ -6,7 +6,7 @@ from cases import GROUPS, random_factors, random_tensor, rank_ladder
 from torch import Tensor
 
 from lobert.factorizations import FACTORIZATIONS, Shape, relative_error
-from lobert.factorizations.cp import affordable_sweeps, orthogonal_terms
+from lobert.factorizations.cp import SWEEPS, WORK, affordable_sweeps, orthogonal_terms
 from lobert.factorizations.cp_als import RELAXATION, Terms, alternating_least_squares, cholesky, conjugate_gradients
 
 CP = [group[1:] for group in GROUPS if group[0] == "cp"]
@@ -68,7 +68,7 @@ def test_cp_in_single_precision_is_as_good_as_in_double(stack: str, shape: Shape
     ordered = tensor.permute(order)
     for (rank,) in rank_ladder("cp", shape, steps=4)[:-1]:
         start, error = orthogonal_terms(ordered, rank)
-        _, left = alternating_least_squares(ordered, start, error, affordable_sweeps(shape))
+        _, left = alternating_least_squares(ordered, start, error, affordable_sweeps(shape, WORK, SWEEPS))
         mine = relative_error(tensor, method.equation(stack), method.decompose(tensor, (rank,))) ** 2
         total = tensor.square().sum().item()
         assert mine * total <= 1.01 * left + 2e-5 * total

@@ -165,6 +165,8 @@ def test_a_chain_is_its_equation(name: str, stack: str, shape: Shape) -> None:
         for equation, tree in chain.steps:
             value = product(equation, value, form(tree, operands, {}))
         half = {t: f for t, f in operands.items() if t in factors}
-        dense = norm.applied(reconstruct(f"{','.join([*half, term])}->{stack}oi", [*half.values(), factors[term]]))
+        dense = norm.metrics.applied(
+            reconstruct(f"{','.join([*half, term])}->{stack}oi", [*half.values(), factors[term]])
+        )
         expected = torch.einsum(f"{','.join([*half, stack + 'oi'])}->{term}", *half.values(), dense)
         torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-8)

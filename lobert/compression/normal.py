@@ -52,22 +52,22 @@ class Problem:
         inverses = self.inverses()
         residual = self.wanted - self.apply(factor)
         direction = conditioned = self.precondition(residual, inverses)
-        slope, gain, spent = (residual * conditioned).sum(), 0.0, each
+        slope, gain, spent = inner(residual, conditioned), 0.0, each
         for _ in range(MOST_STEPS):
             moved = self.apply(direction)
-            curvature = (direction * moved).sum()
+            curvature = inner(direction, moved)
             spent += each
             if not (curvature > 0 and slope > 0):
                 break
             length = slope / curvature
-            factor, residual = factor + length * direction, residual - length * moved
-            gained = (length * slope).item()
+            factor, residual = torch.add(factor, direction, alpha=length), residual.sub_(moved, alpha=length)
+            gained = length * slope
             gain += gained
             if gained <= SETTLED * gain or spent + each > patience:
                 break
             conditioned = self.precondition(residual, inverses)
-            before, slope = slope, (residual * conditioned).sum()
-            direction = conditioned + slope / before * direction
+            before, slope = slope, inner(residual, conditioned)
+            direction = torch.add(conditioned, direction, alpha=slope / before)
         return factor, gain, spent
 
     def precondition(self, residual: Tensor, inverses: Sequence[Tensor]) -> Tensor:
@@ -116,6 +116,11 @@ class Problem:
 
     def volume(self, letters: str) -> int:
         return math.prod(self.sizes[letter] for letter in set(letters) - {","})
+
+
+def inner(first: Tensor, second: Tensor) -> float:
+    """The sum of all products of two tensors' entries."""
+    return torch.dot(first.flatten(), second.flatten()).item()
 
 
 def constant_term(equation: str) -> str:

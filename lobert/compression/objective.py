@@ -4,6 +4,7 @@ A norm gives each weight matrix an input metric C and an output metric G, and th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -65,6 +66,30 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """The metrics of one tensor without what is zero: `[*stack, n, n]`, or `[*stack, n]` where all are diagonal."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+    def applied(self, tensor: Tensor) -> Tensor:
+        """G T C, slice by slice, of `tensor [*stack, out, in]`."""
+        inputs, outputs = self.inputs, self.outputs
+        tensor = tensor @ inputs if inputs.dim() == tensor.dim() else tensor * inputs.unsqueeze(-2)
+        return outputs @ tensor if outputs.dim() == tensor.dim() else tensor * outputs.unsqueeze(-1)
+
+    def squared(self, difference: Tensor) -> float:
+        """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
+        return (self.applied(difference) * difference).sum().item()
+
+    def single(self, units: Sequence[float]) -> "Metrics":
+        """In single precision and in units of their own, those of the inputs first."""
+        pairs = zip((self.inputs, self.outputs), units, strict=True)
+        found = (torch.div(metric, unit, out=torch.empty(metric.shape, device=metric.device)) for metric, unit in pairs)
+        return Metrics(*found)
+
+
+@dataclass(frozen=True)
 class Norm:
     """Input metrics `[*stack, in, in]` and output metrics `[*stack, out, out]` of one tensor."""
 
@@ -72,19 +97,13 @@ class Norm:
     outputs: Tensor
 
     @cached_property
-    def narrow(self) -> tuple[Tensor, Tensor]:
-        """Both metrics without what is zero: `[*stack, n, n]`, or `[*stack, n]` where all are diagonal."""
-        return narrowed(self.inputs), narrowed(self.outputs)
-
-    def applied(self, tensor: Tensor) -> Tensor:
-        """G T C, slice by slice, of `tensor [*stack, out, in]`."""
-        inputs, outputs = self.narrow
-        tensor = tensor @ inputs if inputs.dim() == tensor.dim() else tensor * inputs.unsqueeze(-2)
-        return outputs @ tensor if outputs.dim() == tensor.dim() else tensor * outputs.unsqueeze(-1)
+    def metrics(self) -> Metrics:
+        """The same without what is zero."""
+        return Metrics(narrowed(self.inputs), narrowed(self.outputs))
 
     def squared(self, difference: Tensor) -> float:
         """Sum over slices of tr(G D C Dᵀ) for `difference [*stack, out, in]`."""
-        return (self.applied(difference) * difference).sum().item()
+        return self.metrics.squared(difference)
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,7 @@ class Goal:
     @cached_property
     def weighted(self) -> Tensor:
         """G T C, slice by slice."""
-        return self.norm.applied(self.tensor)
+        return self.norm.metrics.applied(self.tensor)
 
     @cached_property
     def total(self) -> Tensor:
@@ -112,10 +131,9 @@ class Goal:
         return (self.weighted * self.tensor).sum((-2, -1))
 
     @cached_property
-    def rough_norm(self) -> Norm:
-        """The norm in single precision, in units of `unit`: it would not hold the products of small metrics."""
-        metrics = (self.norm.inputs, self.norm.outputs)
-        return Norm(*((metric / unit).float() for metric, unit in zip(metrics, self._units, strict=True)))
+    def rough(self) -> Metrics:
+        """The metrics in single precision, in units of `unit`: it would not hold the products of small ones."""
+        return self.norm.metrics.single(self._units)
 
     @property
     def unit(self) -> float:
@@ -133,7 +151,7 @@ class Goal:
         directions: then what is left of large products is their rounding.
         """
         lost = self.tensor - found
-        rough = self.rough_norm.squared(lost.float())
+        rough = self.rough.squared(lost.float())
         return rough * self.unit if rough > self.single * lost.square().sum().item() else self.norm.squared(lost)
 
     def is_rough(self, error: float) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lobert.compression.chain import Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
-from lobert.compression.objective import Goal, Norm
+from lobert.compression.objective import Goal, Metrics
 from lobert.factorizations import reconstruct
 from lobert.factorizations.contraction import cheapest_path, contract
 
@@ -25,10 +25,12 @@ class Patience:
 
     Attributes:
         multiply_adds: so many are spent at the most, for each entry of the tensor.
+        altogether: so many are spent at the most: what a large encoder's tensors get ends within a minute.
         gain: of a sweep over the factors, as a share of the error, below which it is the last one.
     """
 
     multiply_adds: float = 30_000
+    altogether: float = 4.5e11
     gain: float = 2e-3
 
 
@@ -61,16 +63,15 @@ class Fit:
         self, equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience
     ) -> None:
         rough = goal.is_rough(error)
-        norm, unit, self.dtype = (
-            (goal.rough_norm, goal.unit, torch.float32) if rough else (goal.norm, 1.0, torch.float64)
-        )
+        metrics, unit = (goal.rough, goal.unit) if rough else (goal.norm.metrics, 1.0)
+        self.dtype = torch.float32 if rough else torch.float64
         self.total, self.error = goal.total.sum().item() / unit, error / unit
         self.terms, self.modes = equation.split("->")[0].split(","), stack + "oi"
-        self.metrics = metric_terms(norm, stack)
+        self.metrics = metric_terms(metrics, stack)
         self.common = set(self.modes) - {letter.lower() for term in self.metrics for letter in term if letter.isupper()}
         self.weighted = (goal.weighted / unit).to(self.dtype)
         self.factors = [factor.to(self.dtype) for factor in factors]
-        self.left = patience.multiply_adds * goal.tensor.numel()
+        self.left = min(patience.multiply_adds * goal.tensor.numel(), patience.altogether)
         self.formed: dict[Tree, Tensor] = {}
 
     def improve(self, position: int) -> None:
@@ -113,9 +114,9 @@ class Fit:
         return tuple(sorted(sizes.items()))
 
 
-def metric_terms(norm: Norm, stack: str) -> dict[str, Tensor]:
+def metric_terms(metrics: Metrics, stack: str) -> dict[str, Tensor]:
     """The metrics by their einsum terms: matrices `loO`, diagonals `lo`, or for the outputs one number a slice, `l`."""
-    inputs, outputs = norm.narrow
+    inputs, outputs = metrics.inputs, metrics.outputs
     same = stack and outputs.dim() == len(stack) + 1 and bool((outputs == outputs[..., :1]).all())
     if same:
         return {stack: outputs[..., 0].contiguous(), **metric_term(stack, "i", inputs)}

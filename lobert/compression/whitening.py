@@ -19,7 +19,7 @@ from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
-CLEARLY = 2.0  # so many times the squared error, and a start is not worth going on from
+CLEARLY = 1.2  # so many times the squared error, and a start is not worth going on from
 PROBES = 3  # random tensors on which two norms are compared
 SAME = 1e-7  # relative difference below which they agree
 
@@ -65,20 +65,16 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
         return unscaled_all(equation, method.decompose(whitened, rank), scales)
     goal = Goal(tensor, norm)
     if is_faithful(goal, whitened):
-        found = unscaled_all(equation, method.decompose(whitened, rank), scales)
-        return closest(equation, goal, found, method.decompose(tensor, rank))[0]
+        candidates = [unscaled_all(equation, method.decompose(whitened, rank), scales), method.decompose(tensor, rank)]
+        return min(candidates, key=lambda factors: goal.error(reconstruct(equation, factors)))
     found = unscaled_all(equation, method.start(whitened.float().double(), rank), scales)
-    best, error, far = closest(equation, goal, found, method.start(tensor, rank))
-    best, error = refined(equation, stack, goal, best, error)
+    plain = method.start(tensor, rank)
+    error, far = goal.error(reconstruct(equation, found)), goal.error(reconstruct(equation, plain))
+    best, error = refined(equation, stack, goal, *((found, error) if error <= far else (plain, far)))
     if CLEARLY * error < far:
         return best
-    return closest(equation, goal, best, method.decompose(tensor, rank))[0]
-
-
-def closest(equation: str, goal: Goal, found: list[Tensor], plain: list[Tensor]) -> tuple[list[Tensor], float, float]:
-    """The better one of two lists of factors, its squared error, and that of the second list."""
-    error, far = (goal.error(reconstruct(equation, factors)) for factors in (found, plain))
-    return (found, error, far) if error <= far else (plain, far, far)
+    plain = method.decompose(tensor, rank)
+    return best if error <= goal.error(reconstruct(equation, plain)) else plain
 
 
 def is_faithful(goal: Goal, whitened: Tensor) -> bool:

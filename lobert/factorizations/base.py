@@ -61,7 +61,7 @@ class Factorization(ABC):
         """Factors, in the order of the equation, with small `||T - einsum(factors)||`; `tensor` is float64, finite."""
 
     def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        """The factors from which `decompose` goes on, where that adds little to them; elsewhere its own."""
+        """Factors not much farther than those of `decompose`, in less time where there is a way: to go on from."""
         return self.decompose(tensor, rank)
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:

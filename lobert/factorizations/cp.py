@@ -12,6 +12,7 @@ from lobert.factorizations.numerics import eigh, mode_gram, mode_product, trunca
 
 WORK = 1.3e12  # multiply-adds that the slab products of all sweeps may take, at half of the parameters
 SWEEPS = (6, 20)  # the least and the most
+START = (1, 20)  # of a start, which may take a tenth of the work
 ROUNDING = 1e-4  # share of the squared norm below which terms are fitted in double precision
 RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start
 
@@ -36,12 +37,18 @@ class CP(Factorization):
         return (math.prod(shape) // max(shape),)
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        return self._terms(tensor, rank, affordable_sweeps(tensor.shape, WORK, SWEEPS))
+
+    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        return self._terms(tensor, rank, affordable_sweeps(tensor.shape, WORK / 10, START))
+
+    def _terms(self, tensor: Tensor, rank: Rank, sweeps: int) -> list[Tensor]:
         order = sorted(range(tensor.dim()), key=lambda mode: tensor.shape[mode])  # the two longest modes come last
         norm = tensor.norm().item() or 1.0
         ordered = tensor.permute(order) / norm
         factors, error = orthogonal_terms(ordered, rank[0])
         if rank < self.full_rank(tuple(tensor.shape)):
-            factors = fitted(ordered, factors, error)
+            factors = fitted(ordered, factors, error, sweeps)
         factors = balanced([*factors[:-1], factors[-1] * norm])
         return [factors[order.index(mode)] for mode in range(tensor.dim())]
 
@@ -65,23 +72,23 @@ def orthogonal_terms(tensor: Tensor, rank: int) -> tuple[list[Tensor], float]:
     return balanced([*stack, left[slab, :, term], right[slab, term]]), error
 
 
-def fitted(tensor: Tensor, factors: list[Tensor], error: float) -> list[Tensor]:
+def fitted(tensor: Tensor, factors: list[Tensor], error: float, sweeps: int) -> list[Tensor]:
     """Better factors of `tensor [*short, m, n]` of norm 1, where there are any, than those that leave this `error`².
 
     Products in single precision, sums and errors in double serve until the error itself is near rounding.
     """
     dtype, least = (torch.float32, RESOLUTION) if error > ROUNDING else (torch.float64, 0.0)
     start = [factor.to(dtype) for factor in factors]
-    found, left = alternating_least_squares(tensor.to(dtype), start, error, affordable_sweeps(tensor.shape))
+    found, left = alternating_least_squares(tensor.to(dtype), start, error, sweeps)
     return [factor.double() for factor in found] if error - left > least else factors
 
 
-def affordable_sweeps(shape: Shape) -> int:
+def affordable_sweeps(shape: Shape, work: float, limits: tuple[int, int]) -> int:
     """How many sweeps a tensor of this shape gets. At all ranks alike, or the error would not fall with the rank."""
-    least, most = SWEEPS
+    least, most = limits
     numbers = math.prod(shape)
     rank = numbers / sum(shape) / 2
-    return max(least, min(most, round(WORK / (2 * rank * numbers))))
+    return max(least, min(most, round(work / (2 * rank * numbers))))
 
 
 def balanced(factors: list[Tensor]) -> list[Tensor]:
