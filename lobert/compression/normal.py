@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lobert.compression.objective import trace
 from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.numerics import mode_product
 from lobert.factorizations.product import product
 
 SETTLED = 0.05  # share of the gain so far, below which a step of conjugate gradients is the last
@@ -74,8 +75,11 @@ class Problem:
         """The residual times the inverse of every marginal, over the traces that come last in `inverses`."""
         batch = "".join(self.batch)
         for (letter, _), inverse in zip(self.pairs, inverses, strict=False):
-            moved = self.term.replace(letter, "z")
-            residual = torch.einsum(f"{self.term},{batch}{letter}z->{moved}", residual, inverse)
+            if batch:
+                moved = self.term.replace(letter, "z")
+                residual = torch.einsum(f"{self.term},{batch}{letter}z->{moved}", residual, inverse)
+            else:  # the same without copies in another order; an inverse is symmetric
+                residual = mode_product(residual, inverse, self.term.index(letter))
         return residual / inverses[-1].reshape([self.sizes[c] if c in self.batch else 1 for c in self.term])
 
     def inverses(self) -> list[Tensor]:

@@ -19,7 +19,6 @@ from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
 SMALLEST = 1e-15  # of the largest eigenvalue of a metric: below it there is nothing but rounding
-CLEARLY = 1.2  # so many times the squared error, and a start is not worth going on from
 PROBES = 3  # random tensors on which two norms are compared
 SAME = 1e-7  # relative difference below which they agree
 
@@ -54,7 +53,7 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
     is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for:
-    it is a candidate, too, but where already its start is CLEARLY farther.
+    it is a candidate, too, but where already its start is farther than the GAIN of the method.
     """
     if norm is None:
         return method.decompose(tensor, rank)
@@ -71,7 +70,7 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     plain = method.start(tensor, rank)
     error, far = goal.error(reconstruct(equation, found)), goal.error(reconstruct(equation, plain))
     best, error = refined(equation, stack, goal, *((found, error) if error <= far else (plain, far)))
-    if CLEARLY * error < far:
+    if method.GAIN * error <= far:
         return best
     plain = method.decompose(tensor, rank)
     return best if error <= goal.error(reconstruct(equation, plain)) else plain

@@ -42,6 +42,7 @@ class Factorization(ABC):
 
     name: str
     GRID: int | None = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
+    GAIN = 1.0  # how many times the squared error of what `decompose` ends with that of its `start` may be
 
     # ---- must be defined ----
 

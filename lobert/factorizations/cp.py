@@ -26,6 +26,7 @@ class CP(Factorization):
     """
 
     name = "cp"
+    GAIN = 2.0
 
     def equation(self, stack: str) -> str:
         if not stack:

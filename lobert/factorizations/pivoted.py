@@ -22,7 +22,7 @@ class Pivoted(Factorization):
 
     def __init__(self, method: Factorization) -> None:
         self.method = method
-        self.name, self.GRID = f"pivoted_{method.name}", method.GRID
+        self.name, self.GRID, self.GAIN = f"pivoted_{method.name}", method.GRID, method.GAIN
 
     def equation(self, stack: str) -> str:
         return self.method.equation(stack)

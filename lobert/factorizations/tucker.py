@@ -23,6 +23,7 @@ class Tucker(Factorization):
     """
 
     name = "tucker"
+    GAIN = 1.2
 
     def equation(self, stack: str) -> str:
         modes = [letter for letter in MODES if letter in stack + "oi"]
