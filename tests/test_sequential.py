@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from cases import logits_of, one_sentence, point, tiny_bert, token_batch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import lobert
 from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
+from lobert.compression.draft import Draft
 from lobert.compression.fit import RIDGE, Fit
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
-from lobert.encoders.roles import encoder_layers, encoder_linears
+from lobert.encoders.roles import encoder_layers, encoder_linears, linear_at
 from lobert.errors import LobertError
 from lobert.evaluation import closeness, drawing_order
 from lobert.factorizations import factorization
@@ -101,11 +102,33 @@ def test_a_target_is_the_optimum_of_its_ridge_regression(tokens: int) -> None:
     torch.testing.assert_close(means[0] @ found.T + fit.bias(found), means[1], rtol=1e-5, atol=1e-6)
 
 
-def test_more_examples_than_were_calibrated_are_refused() -> None:
+def test_more_examples_than_were_calibrated_are_refused_and_the_model_is_left_dense() -> None:
     model = tiny_bert()
+    before = copy.deepcopy(model.state_dict())
     plans, statistics = make_plan(model, point("all_svd", 0.5)), statistics_of(model)
     with pytest.raises(LobertError, match="more tokens than calibration saw"):
         compress_in_order(model, plans, [*BATCHES, *BATCHES], Objective("loss"), statistics)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("rank", [3, 200])
+def test_a_draft_runs_what_was_put_into_it_and_keeps_the_biases(rank: int) -> None:
+    """By its factors where that is less, and by their product elsewhere; at the end the dense weights are back."""
+    model, path = tiny_bert(), "bert.encoder.layer.1.output.dense"
+    dense = linear_at(model, path)
+    weight, x = dense.weight.detach().clone(), torch.randn(5, 7, dense.in_features)
+    left, right = torch.randn(rank, dense.out_features), torch.randn(rank, dense.in_features)
+    with torch.no_grad(), Draft(model) as draft:
+        draft.open(path)
+        linear_at(model, path).weight.copy_(left.T @ right)
+        linear_at(model, path).bias.fill_(2.0)
+        draft.divide(path, left, right)
+        wanted, found = nn.functional.linear(x, left.T @ right) + 2.0, model.get_submodule(path)(x)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        assert isinstance(model.get_submodule(path), nn.Linear) == (rank > 100)
+    assert model.get_submodule(path) is dense
+    assert torch.equal(dense.weight, weight)
+    assert (dense.bias == 2.0).all()
 
 
 @pytest.mark.parametrize("name", ["all_svd", ("tucker_layer", "ffn_svd"), "ffn_svd"])

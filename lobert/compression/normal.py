@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lobert.compression.objective import trace
-from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.contraction import Path, cheapest_path, contract
 from lobert.factorizations.numerics import mode_product
 from lobert.factorizations.product import product
 
@@ -97,17 +97,36 @@ class Problem:
 
     def marginal(self, pair: str) -> Tensor:
         """N `[*batch, n, n]` for one pair of letters, or `[*batch]` for none, with all others set equal and summed."""
-        equal = {b: a for a, b in self.pairs if b not in pair}
-        terms, constants = [], []
-        for equation, constant in self.steps:
-            term = "".join(equal.get(letter, letter) for letter in constant_term(equation))
-            once = "".join(dict.fromkeys(term))
-            terms.append(once)
-            constants.append(constant if once == term else torch.einsum(f"{term}->{once}", constant))
-        output = "".join(self.batch) + pair
+        terms = self._equal_terms(pair)
+        wholes = [self._equal_letters(constant_term(equation), pair) for equation, _ in self.steps]
+        constants = [
+            constant if once == whole else torch.einsum(f"{whole}->{once}", constant)
+            for once, whole, (_, constant) in zip(terms, wholes, self.steps, strict=True)
+        ]
         if len(terms) == 1:
-            return torch.einsum(f"{terms[0]}->{output}", constants[0])
-        return contract(cheapest_path(tuple(terms), output, tuple(sorted(self.sizes.items()))), constants)
+            return torch.einsum(f"{terms[0]}->{self._marginal_term(pair)}", constants[0])
+        return contract(self._marginal_path(terms, pair), constants)
+
+    @property
+    def conditioning(self) -> int:
+        """Multiply-adds that the marginals take."""
+        pairs = [letter + other for letter, other in self.pairs] or [""]
+        return sum(self._marginal_path(self._equal_terms(pair), pair).multiply_adds for pair in pairs)
+
+    def _equal_terms(self, pair: str) -> list[str]:
+        """The terms of the constants with the letters of all pairs but one set equal; none has a letter twice."""
+        wholes = [self._equal_letters(constant_term(equation), pair) for equation, _ in self.steps]
+        return ["".join(dict.fromkeys(whole)) for whole in wholes]
+
+    def _equal_letters(self, term: str, pair: str) -> str:
+        equal = {b: a for a, b in self.pairs if b not in pair}
+        return "".join(equal.get(letter, letter) for letter in term)
+
+    def _marginal_path(self, terms: Sequence[str], pair: str) -> Path:
+        return cheapest_path(tuple(terms), self._marginal_term(pair), tuple(sorted(self.sizes.items())))
+
+    def _marginal_term(self, pair: str) -> str:
+        return "".join(self.batch) + pair
 
     def common_letters(self, memory: int) -> list[str]:
         """The letters of the batch: the longest are left out of it where the marginals would be too large."""

@@ -98,7 +98,8 @@ class Fit:
         self.left -= chain.once + path.multiply_adds
         steps = [(equation, form(tree, operands, self.formed)) for equation, tree in chain.steps]
         wanted = contract(path, [*others.values(), self.weighted])
-        return Problem(term, self.second(term), steps, wanted, self.weighted.numel())
+        problem = Problem(term, self.second(term), steps, wanted, self.weighted.numel())
+        return problem if problem.conditioning <= self.left else None
 
     def second(self, term: str) -> str:
         """The term of a factor's second copy: capitals, but where both copies are the same slice, row or column."""
