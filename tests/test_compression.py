@@ -23,6 +23,7 @@ from lobert.errors import LobertError
 from lobert.layers.factored import FactoredLinear
 from lobert.layers.group import EVALUATIONS, Evaluation
 from lobert.layers.lookup import FactoredEmbedding
+from lobert.stages.evaluate import encoder_parameters
 
 NAMES = conf_names("decomp")
 KINDS = [name for name in NAMES if name not in ALIASES]
@@ -286,3 +287,16 @@ def test_a_model_in_double_precision_loses_none_of_it() -> None:
             twin.bert.encoder.layer[0].attention.self.query.weight.add_(math.pi * 1e-9)
     lobert.compress(model, "svd", rank="full")
     torch.testing.assert_close(logits_of(model), logits_of(dense), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "names", ["all_svd", "all_pivoted_svd", "all_tucker", "embeddings_svd", "pooler_svd", "tucker_4d"]
+)
+def test_what_is_outside_the_layers_is_no_part_of_the_encoder(names: str) -> None:
+    model = tiny_bert()
+    before, plans = encoder_parameters(model), make_plan(model, point(names))
+    inside = [plan for plan in plans if ".encoder." in plan.slices[0][0].path]
+    compress_model(model, plans)
+    saved = sum(plan.dense_parameters - plan.parameters for plan in inside)
+    assert encoder_parameters(model) == before - saved
+    assert bool(inside) == (names not in ("embeddings_svd", "pooler_svd"))

@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lobert.checkpoint import load
-from lobert.compression.compress import BANK, encoder_macs
+from lobert.compression.compress import encoder_macs
 from lobert.encoders.roles import depth_of, encoder_layers
 from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
 from lobert.job import Job
 from lobert.latency import measure_latency
 from lobert.launch.sweep import task_overrides
+from lobert.layers.factored import FactoredLinear
 from lobert.results.record import Latency, Record, ratio
 from lobert.results.surroundings import environment
 from lobert.stages.clock import Clock
@@ -114,7 +116,7 @@ def taught(work: Workspace, teacher: Path) -> dict[str, Any]:
     return {**asdict(chosen.training), "seed": chosen.seed}
 
 
-def sizes(teacher: nn.Module, student: nn.Module) -> dict[str, Any]:
+def sizes(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
     """Parameters and multiply-adds of both, and the shares that stay; the encoder is the transformer layers."""
     counts = {"": parameters(student), "teacher_": parameters(teacher)}
     encoder = {"": encoder_parameters(student), "teacher_": encoder_parameters(teacher)}
@@ -133,7 +135,8 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def encoder_parameters(model: nn.Module) -> int:
+def encoder_parameters(model: PreTrainedModel) -> int:
     """Parameters of the transformer layers and of the factors that stand in for their weights."""
-    bank = getattr(model, BANK, None)
-    return parameters(encoder_layers(model)) + (parameters(bank) if bank is not None else 0)
+    layers = encoder_layers(model)
+    groups = {id(layer.group): layer.group for layer in layers.modules() if isinstance(layer, FactoredLinear)}
+    return parameters(layers) + sum(parameters(group) for group in groups.values())
