@@ -71,7 +71,7 @@ FILES: list[tuple[str, bytes | Spoil | None, dict[str, Any], str]] = [
     # not the file it should be
     ("a.csv", None, {}, r"no file .*a\.csv"),
     ("a.csv", lambda path: path.mkdir(), {}, r"a\.csv is a folder, but none saved by datasets"),
-    ("a.csv", gzip.compress(rows()), {}, r"a\.csv is compressed by gzip"),
+    ("a.csv", gzip.compress(rows(), mtime=0), {}, r"a\.csv is compressed by gzip"),
     ("a.csv", b"PK\x03\x04rest", {}, r"a\.csv is a zip archive or a spreadsheet"),
     ("a.csv", rows().decode().encode("utf-16"), {}, r"a\.csv is text in UTF-16"),
     ("a.csv", rows("schön,yes").decode().encode("latin-1"), {}, r"a\.csv is not UTF-8 at line 4"),
