@@ -18,7 +18,7 @@ from torch import Tensor
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
 from lobert.factorizations.contraction import cheapest_path, contract
-from lobert.factorizations.tucker import best_tucker
+from lobert.factorizations.tucker import best_tucker, sequential_hosvd
 
 EXACT = 1e-10
 TUCKER, CP, TT = ([group[1:] for group in GROUPS if group[0] == name] for name in ("tucker", "cp", "tt"))
@@ -70,13 +70,17 @@ def test_error_never_grows_with_rank(name: str, stack: str, shape: Shape) -> Non
 
 
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
-def test_a_start_is_no_closer_than_what_is_made_of_it(name: str, stack: str, shape: Shape) -> None:
-    """Up to the precision in which it is found, and nearly as close."""
+def test_what_is_made_of_a_closed_form_is_no_farther(name: str, stack: str, shape: Shape) -> None:
+    """Up to the precision in which it is found; and the closed form is as close as the method says."""
     method, tensor = FACTORIZATIONS[name], random_tensor(shape)
-    equation = method.equation(stack)
     for rank in rank_ladder(name, shape):
-        start, found = (relative_error(tensor, equation, way(tensor, rank)) for way in (method.start, method.decompose))
-        assert found <= start + 1e-6 <= 1.1 * found + 2e-6
+        closed = method.closed_form(tensor, rank)
+        ways = closed, method.start(tensor, rank, closed, 0.9), method.finish(tensor, rank, closed)
+        errors = [relative_error(tensor, method.equation(stack), factors) for factors in ways]
+        best = relative_error(tensor, method.equation(stack), method.decompose(tensor, rank))
+        assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(errors))
+        assert errors[-1] == pytest.approx(best, rel=1e-2, abs=1e-6)
+        assert errors[0] <= method.gain(shape) ** 0.5 * errors[-1] + 1e-6
 
 
 @pytest.mark.parametrize(("name", "stack", "shape"), GROUPS)
@@ -220,7 +224,7 @@ def test_tucker_of_float32_weights_is_as_good_as_all_in_double(stack: str, shape
     slack = 1e-14 * weights.square().sum().item()
     for rank in ranks:
         mine = squared_error("tucker", stack, weights, rank)
-        core, _ = best_tucker(weights, weights, rank)
+        core, *_ = best_tucker(weights, weights, sequential_hosvd(weights, rank))
         assert mine <= 1.002 * (weights.square().sum() - core.square().sum()).item() + slack
 
 

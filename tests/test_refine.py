@@ -39,8 +39,8 @@ def in_double(tensor: Tensor, norm: Norm) -> Goal:
 
 
 def improved(equation: str, stack: str, goal: Goal, factors: list[Tensor], patience: Patience) -> list[Tensor]:
-    found, error = refined(equation, stack, goal, factors, goal.error(reconstruct(equation, factors)), patience)
-    assert error == goal.error(reconstruct(equation, found))
+    found, error = refined(equation, stack, goal, factors, goal.error_of(equation, factors), patience)
+    assert error == goal.error_of(equation, found)
     return found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError, suggest
+from lobert.factorizations import reconstruct
 from lobert.factorizations.numerics import eigh
 from lobert.layers.blocks import Block
 
@@ -153,6 +154,11 @@ class Goal:
         lost = self.tensor - found
         rough = self.rough.squared(lost.float())
         return rough * self.unit if rough > self.single * lost.square().sum().item() else self.norm.squared(lost)
+
+    def error_of(self, equation: str, factors: Sequence[Tensor]) -> float:
+        """The squared distance of the tensor that these factors make; in single precision where that tells it."""
+        error = self.error(reconstruct(equation, [factor.float() for factor in factors]))
+        return error if self.is_rough(error) else self.error(reconstruct(equation, factors))
 
     def is_rough(self, error: float) -> bool:
         """Whether single precision is enough to lower this squared error."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from lobert.compression.chain import Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
 from lobert.compression.objective import Goal, Metrics
-from lobert.factorizations import reconstruct
 from lobert.factorizations.contraction import cheapest_path, contract
 
 
@@ -51,13 +50,18 @@ def refined(
         for position in range(len(factors)):
             fit.improve(position)
         gain = before - fit.error
+    if not fit.improved:
+        return list(factors), error
     found = [factor.to(goal.tensor.dtype) for factor in fit.factors]
-    left = goal.error(reconstruct(equation, found))
+    left = goal.error_of(equation, found)
     return (found, left) if left < error else (list(factors), error)
 
 
 class Fit:
-    """A goal and the factors as they are now; `error` is theirs in its norm, of `total` for the tensor."""
+    """A goal and the factors as they are now; `error` is theirs in its norm, of `total` for the tensor.
+
+    `improved` says whether they are others than at the start.
+    """
 
     def __init__(
         self, equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience
@@ -73,6 +77,7 @@ class Fit:
         self.factors = [factor.to(self.dtype) for factor in factors]
         self.left = min(patience.multiply_adds * goal.tensor.numel(), patience.altogether)
         self.formed: dict[Tree, Tensor] = {}
+        self.improved = False
 
     def improve(self, position: int) -> None:
         """Bring one factor closer to its best beside the others; not where that takes more than is left of patience."""
@@ -81,6 +86,7 @@ class Fit:
             return
         self.factors[position], gain, spent = problem.solve(self.factors[position], self.left)
         self.error -= gain
+        self.improved = self.improved or gain > 0
         self.left -= spent
         stale = {self.terms[position], self.second(self.terms[position])}
         self.formed = {tree: value for tree, value in self.formed.items() if not stale & leaves(tree)}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lobert.compression.objective import Goal, Norm, narrowed, trace
 from lobert.compression.refine import refined
-from lobert.factorizations import Factorization, Rank, reconstruct
+from lobert.factorizations import Factorization, Rank
 from lobert.factorizations.numerics import eigh
 
 FAITHFUL = 1e-6  # relative difference of a slice's norm from that of its scaled form, which rounding may make
@@ -53,7 +53,7 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
     is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for:
-    it is a candidate, too, but where already its start is farther than the GAIN of the method.
+    it is a candidate, too, but where its closed form is farther than the method makes up for.
     """
     if norm is None:
         return method.decompose(tensor, rank)
@@ -65,15 +65,21 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     goal = Goal(tensor, norm)
     if is_faithful(goal, whitened):
         candidates = [unscaled_all(equation, method.decompose(whitened, rank), scales), method.decompose(tensor, rank)]
-        return min(candidates, key=lambda factors: goal.error(reconstruct(equation, factors)))
-    found = unscaled_all(equation, method.start(whitened.float().double(), rank), scales)
-    plain = method.start(tensor, rank)
-    error, far = goal.error(reconstruct(equation, found)), goal.error(reconstruct(equation, plain))
-    best, error = refined(equation, stack, goal, *((found, error) if error <= far else (plain, far)))
-    if method.GAIN * error <= far:
+        return min(candidates, key=lambda factors: goal.error_of(equation, factors))
+    whitened = whitened.float().double()
+    found, plain = method.closed_form(whitened, rank), method.closed_form(tensor, rank)
+    near, far = (goal.error_of(equation, f) for f in (unscaled_all(equation, found, scales), plain))
+    ahead = far / method.gain(tuple(tensor.shape))  # no plain decomposition is closer
+    enough = ahead / min(near, far) if min(near, far) > 0 else 0.0
+    if near <= far:
+        start = unscaled_all(equation, method.start(whitened, rank, found, enough), scales)
+    else:
+        start = method.start(tensor, rank, plain, enough)
+    best, error = refined(equation, stack, goal, start, goal.error_of(equation, start))
+    if error <= ahead:
         return best
-    plain = method.decompose(tensor, rank)
-    return best if error <= goal.error(reconstruct(equation, plain)) else plain
+    plain = method.finish(tensor, rank, plain)
+    return best if error <= goal.error_of(equation, plain) else plain
 
 
 def is_faithful(goal: Goal, whitened: Tensor) -> bool:

@@ -42,7 +42,6 @@ class Factorization(ABC):
 
     name: str
     GRID: int | None = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
-    GAIN = 1.0  # how many times the squared error of what `decompose` ends with that of its `start` may be
 
     # ---- must be defined ----
 
@@ -61,9 +60,24 @@ class Factorization(ABC):
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         """Factors, in the order of the equation, with small `||T - einsum(factors)||`; `tensor` is float64, finite."""
 
-    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        """Factors not much farther than those of `decompose`, in less time where there is a way: to go on from."""
+    def closed_form(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        """Factors without iterations, from which those of `decompose` are found."""
         return self.decompose(tensor, rank)
+
+    def start(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], enough: float) -> list[Tensor]:
+        """What a fit in another norm goes on from: the closed form, or what some iterations make of it.
+
+        Where these take long, they end when the squared error is `enough` of that of the closed form.
+        """
+        return closed_form
+
+    def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
+        """What all iterations make of the closed form: factors as close as those of `decompose`."""
+        return closed_form
+
+    def gain(self, shape: Shape) -> float:
+        """How many times larger than that of `finish` the squared error of the closed form is, at the most."""
+        return 1.0
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         """The rank at position `size` (1, 2, ... up to `dial_length`) of this method's one dial, small to large."""

@@ -1,6 +1,7 @@
 """CP decomposition: a sum of rank-one terms, each with one vector per mode."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,12 +9,11 @@ from torch import Tensor
 from lobert.errors import LobertError
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
 from lobert.factorizations.cp_als import alternating_least_squares
-from lobert.factorizations.numerics import eigh, mode_gram, mode_product, truncated_svd
+from lobert.factorizations.numerics import eigh, mode_gram, mode_product, rounded, truncated_svd
 
-WORK = 1.3e12  # multiply-adds that the slab products of all sweeps may take, at half of the parameters
-SWEEPS = (6, 20)  # the least and the most
-START = (1, 20)  # of a start, which may take a tenth of the work
-ROUNDING = 1e-4  # share of the squared norm below which terms are fitted in double precision
+MOST_SWEEPS = 20
+GAIN, GAINING = 1.075, 8  # a sweep makes the squared error so many times smaller at the most, as long as these
+ROUNDING = 1e-4  # share of the squared norm below which terms are found in double precision
 RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start
 
 
@@ -26,7 +26,6 @@ class CP(Factorization):
     """
 
     name = "cp"
-    GAIN = 2.0
 
     def equation(self, stack: str) -> str:
         if not stack:
@@ -38,27 +37,44 @@ class CP(Factorization):
         return (math.prod(shape) // max(shape),)
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        return self._terms(tensor, rank, affordable_sweeps(tensor.shape, WORK, SWEEPS))
+        return self.finish(tensor, rank, self.closed_form(tensor, rank))
 
-    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        return self._terms(tensor, rank, affordable_sweeps(tensor.shape, WORK / 10, START))
+    def closed_form(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        order, norm = by_size(tensor), tensor.norm().item() or 1.0
+        searched = rounded(tensor).permute(order) / norm
+        terms = orthogonal_terms(searched, rank[0])
+        if searched.dtype != tensor.dtype and 1 - orthogonal_energy(terms) < ROUNDING:
+            terms = orthogonal_terms(tensor.permute(order) / norm, rank[0])
+        terms = times([factor.to(tensor.dtype) for factor in terms], norm)
+        return [terms[order.index(mode)] for mode in range(tensor.dim())]
 
-    def _terms(self, tensor: Tensor, rank: Rank, sweeps: int) -> list[Tensor]:
-        order = sorted(range(tensor.dim()), key=lambda mode: tensor.shape[mode])  # the two longest modes come last
-        norm = tensor.norm().item() or 1.0
-        ordered = tensor.permute(order) / norm
-        factors, error = orthogonal_terms(ordered, rank[0])
-        if rank < self.full_rank(tuple(tensor.shape)):
-            factors = fitted(ordered, factors, error, sweeps)
-        factors = balanced([*factors[:-1], factors[-1] * norm])
-        return [factors[order.index(mode)] for mode in range(tensor.dim())]
+    def start(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], enough: float) -> list[Tensor]:
+        return self._swept(tensor, rank, closed_form, first_sweeps(tensor.shape), enough)
+
+    def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
+        return self._swept(tensor, rank, closed_form, first=1, enough=0.0)
+
+    def gain(self, shape: Shape) -> float:
+        """Seen on large tensors; on small ones, whose sweeps take no time, there is no telling."""
+        sweeps = all_sweeps(shape)
+        return math.inf if sweeps == first_sweeps(shape) else GAIN ** min(sweeps, GAINING)
+
+    def _swept(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], first: int, enough: float) -> list[Tensor]:
+        if rank == self.full_rank(tuple(tensor.shape)):
+            return closed_form
+        order, norm = by_size(tensor), tensor.norm().item() or 1.0
+        terms = times([closed_form[mode] for mode in order], 1 / norm)
+        terms = times(fitted(tensor.permute(order) / norm, terms, first, enough), norm)
+        return [terms[order.index(mode)] for mode in range(tensor.dim())]
 
 
-def orthogonal_terms(tensor: Tensor, rank: int) -> tuple[list[Tensor], float]:
-    """The `rank` largest of the orthogonal terms that make up `tensor [*short, m, n]`, as factors `[rank, size]`.
+def by_size(tensor: Tensor) -> list[int]:
+    """The modes with the two longest last."""
+    return sorted(range(tensor.dim()), key=lambda mode: tensor.shape[mode])
 
-    Returns the squared error that they leave, too.
-    """
+
+def orthogonal_terms(tensor: Tensor, rank: int) -> list[Tensor]:
+    """The `rank` largest of the orthogonal terms that make up `tensor [*short, m, n]`, as factors `[rank, size]`."""
     *short, rows, columns = tensor.shape
     bases = [eigh(mode_gram(tensor, mode))[1].T for mode in range(len(short))]
     for mode, basis in enumerate(bases):
@@ -69,31 +85,51 @@ def orthogonal_terms(tensor: Tensor, rank: int) -> tuple[list[Tensor], float]:
     slab, term = order[:rank] // strength.shape[1], order[:rank] % strength.shape[1]
     place = torch.unravel_index(slab, short)
     stack = [basis[index] for basis, index in zip(bases, place, strict=True)]
-    error = strength.flatten()[order[rank:]].pow(4).sum().item()
-    return balanced([*stack, left[slab, :, term], right[slab, term]]), error
+    return [*stack, left[slab, :, term], right[slab, term]]
 
 
-def fitted(tensor: Tensor, factors: list[Tensor], error: float, sweeps: int) -> list[Tensor]:
-    """Better factors of `tensor [*short, m, n]` of norm 1, where there are any, than those that leave this `error`².
+def orthogonal_energy(factors: Sequence[Tensor]) -> float:
+    """The squared norm of all terms together, which are orthogonal to each other."""
+    return torch.stack([factor.square().sum(1) for factor in factors]).prod(0).sum().item()
 
-    Products in single precision, sums and errors in double serve until the error itself is near rounding.
+
+def fitted(tensor: Tensor, factors: list[Tensor], first: int, enough: float) -> list[Tensor]:
+    """Better factors of `tensor [*short, m, n]` of norm 1, where there are any, than these of `orthogonal_terms`.
+
+    After the `first` sweeps it ends where the squared error is `enough` of what it was. Products in single precision,
+    sums and errors in double serve until the error itself is near rounding.
     """
+    error = max(0.0, 1 - orthogonal_energy(factors))
     dtype, least = (torch.float32, RESOLUTION) if error > ROUNDING else (torch.float64, 0.0)
     start = [factor.to(dtype) for factor in factors]
-    found, left = alternating_least_squares(tensor.to(dtype), start, error, sweeps)
+    sweeps = all_sweeps(tensor.shape)
+    found, left = alternating_least_squares(tensor.to(dtype), start, error, sweeps, first, enough * error)
     return [factor.double() for factor in found] if error - left > least else factors
 
 
-def affordable_sweeps(shape: Shape, work: float, limits: tuple[int, int]) -> int:
-    """How many sweeps a tensor of this shape gets. At all ranks alike, or the error would not fall with the rank."""
-    least, most = limits
+def all_sweeps(shape: Shape) -> int:
+    """How many sweeps a tensor of this shape gets."""
+    return affordable_sweeps(shape, 1.3e12, least=5)
+
+
+def first_sweeps(shape: Shape) -> int:
+    """How many of them come before a fit in another norm at least."""
+    return affordable_sweeps(shape, 2.6e11, least=1)
+
+
+def affordable_sweeps(shape: Shape, work: float, least: int) -> int:
+    """So many whose slab products take no more multiply-adds than `work`, at half of the tensor's parameters.
+
+    At all ranks alike, or the error would not fall with the rank.
+    """
     numbers = math.prod(shape)
     rank = numbers / sum(shape) / 2
-    return max(least, min(most, round(work / (2 * rank * numbers))))
+    return max(least, min(MOST_SWEEPS, round(work / (2 * rank * numbers))))
 
 
-def balanced(factors: list[Tensor]) -> list[Tensor]:
-    """The same terms, each with vectors of one norm: gradient steps then act alike on all modes."""
+def times(factors: Sequence[Tensor], number: float) -> list[Tensor]:
+    """The terms multiplied by a number, each with vectors of one norm: gradient steps then act alike on all modes."""
+    factors = [*factors[:-1], factors[-1] * number]
     norms = torch.stack([factor.norm(dim=1, keepdim=True) for factor in factors])
     mean = norms.log().mean(0).exp()  # geometric; 0 for a term that is zero
     return [factor * torch.where(norm > 0, mean / norm, 0.0) for factor, norm in zip(factors, norms, strict=True)]

@@ -44,9 +44,10 @@ class Terms:
 
 
 def alternating_least_squares(
-    tensor: Tensor, factors: list[Tensor], error: float, sweeps: int
+    tensor: Tensor, factors: list[Tensor], error: float, sweeps: int, first: int = 1, enough: float = 0.0
 ) -> tuple[list[Tensor], float]:
-    """Fit factors `[r, size]` to `tensor [*short, m, n]`; theirs and the returned errors are squared.
+    """Fit factors `[r, size]` to `tensor [*short, m, n]`; errors are squared, those returned and `enough` too.
+    After the `first` of the sweeps it ends where the error is small enough.
 
     Over-relaxed steps need a third of the sweeps of plain ones, which are slow to leave the start; the last sweep is a
     plain one, for a long step ends beside the minimum it passed. Two tensors of r times the size of `tensor` over m,
@@ -56,12 +57,12 @@ def alternating_least_squares(
     by_rows, by_columns = slabs.movedim(1, 0).contiguous(), slabs.movedim(2, 0).contiguous()  # [m, k, n], [n, k, m]
     terms, best, last = Terms(factors), factors, False
     for number in range(1, sweeps + 1):
-        last = last or number == sweeps
+        last = last or number == sweeps or (number == first and error <= enough)
         left = total + sweep(terms, tensor.shape[:-2], by_rows, by_columns, 1.0 if last else RELAXATION)
         gain = error - left
         if gain > 0:
             best, error = list(terms.factors), left
-        if last:
+        if last or (number >= first and error <= enough):
             break
         last = gain <= TOLERANCE * error
     return best, error

@@ -71,6 +71,15 @@ def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return torch.matmul(matrix, tensor.reshape(-1, matrix.shape[1], after)).reshape(shape)
 
 
+def rounded(tensor: Tensor) -> Tensor:
+    """The tensor in single precision if nothing is lost by it: weights come from there, and are searched twice as fast.
+
+    What was computed in double precision, as a tensor in the norm of ill-conditioned covariances, stays in it.
+    """
+    single = tensor.float()
+    return single if torch.equal(single.double(), tensor) else tensor
+
+
 def squared_singular_values(matrix: Tensor) -> Tensor:
     """Of `matrix [..., m, n]`, largest first, `[..., min(m, n)]`."""
     gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix

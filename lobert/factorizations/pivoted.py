@@ -22,7 +22,7 @@ class Pivoted(Factorization):
 
     def __init__(self, method: Factorization) -> None:
         self.method = method
-        self.name, self.GRID, self.GAIN = f"pivoted_{method.name}", method.GRID, method.GAIN
+        self.name, self.GRID = f"pivoted_{method.name}", method.GRID
 
     def equation(self, stack: str) -> str:
         return self.method.equation(stack)
@@ -33,8 +33,17 @@ class Pivoted(Factorization):
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         return self.method.decompose(tensor, rank)
 
-    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        return self.method.start(tensor, rank)
+    def closed_form(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+        return self.method.closed_form(tensor, rank)
+
+    def start(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], enough: float) -> list[Tensor]:
+        return self.method.start(tensor, rank, closed_form, enough)
+
+    def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
+        return self.method.finish(tensor, rank, closed_form)
+
+    def gain(self, shape: Shape) -> float:
+        return self.method.gain(shape)
 
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         return self.method.scaled_rank(shape, size, default)

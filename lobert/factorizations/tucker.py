@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from lobert.factorizations.base import MODES, Factorization, Rank, Shape
-from lobert.factorizations.numerics import leading_eigenvectors, mode_gram, mode_product
+from lobert.factorizations.numerics import leading_eigenvectors, mode_gram, mode_product, rounded
 
 SWEEPS = 5
 SHORT_MODE = 128  # longer modes are improved by orthogonal iteration instead of new eigenvectors
 STEPS = 2
 RELAXATION = 0.5
+GAIN = 1.2  # HOOI makes the squared error of ST-HOSVD so many times smaller at the most
 ROUNDING = 1e-4  # share of the squared norm below which an error is found in double precision throughout
 TOLERANCE = 1e-4  # relative gain of the norm of the core below which HOOI stops
 
@@ -23,7 +24,6 @@ class Tucker(Factorization):
     """
 
     name = "tucker"
-    GAIN = 1.2
 
     def equation(self, stack: str) -> str:
         modes = [letter for letter in MODES if letter in stack + "oi"]
@@ -50,30 +50,35 @@ class Tucker(Factorization):
         return max(full) + sum(full[:-2]) - sum(default[:-2])
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        core, factors = quick_tucker(tensor, rank)
-        if (1 - core.square().sum() / tensor.square().sum()) < ROUNDING:
-            core, factors = best_tucker(tensor, tensor, rank)
-        return [core, *(factor.T.contiguous() for factor in factors)]
+        searched = rounded(tensor)
+        found = best_tucker(tensor, searched, sequential_hosvd(searched, rank))
+        if (1 - found[0].square().sum() / tensor.square().sum()) < ROUNDING:
+            found = best_tucker(tensor, tensor, sequential_hosvd(tensor, rank))
+        return found
 
-    def start(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
+    def closed_form(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         factors = [factor.double() for factor in sequential_hosvd(tensor.float(), rank)]
-        return [project(tensor, factors), *(factor.T.contiguous() for factor in factors)]
+        return with_core(tensor, factors)
+
+    def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
+        searched = rounded(tensor)
+        return best_tucker(tensor, searched, [factor.T.to(searched.dtype) for factor in closed_form[1:]])
+
+    def gain(self, shape: Shape) -> float:
+        return GAIN
 
 
-def quick_tucker(tensor: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
-    """Weights come from float32: the search is made in it, twice as fast.
+def best_tucker(tensor: Tensor, searched: Tensor, start: list[Tensor]) -> list[Tensor]:
+    """Core and factors from orthonormal ones `[size, rank]`.
 
-    What was computed in double precision, as a tensor in the norm of ill-conditioned covariances, stays in it.
+    The search is as precise as `searched`, what is kept of it exact.
     """
-    single = tensor.float()
-    return best_tucker(tensor, single if torch.equal(single.double(), tensor) else tensor, rank)
+    return with_core(tensor, [torch.linalg.qr(factor.to(tensor.dtype))[0] for factor in hooi(searched, start)])
 
 
-def best_tucker(tensor: Tensor, searched: Tensor, rank: Rank) -> tuple[Tensor, list[Tensor]]:
-    """Core and orthonormal factors `[size, rank]`; the search is as precise as `searched`, what is kept of it exact."""
-    found = hooi(searched, sequential_hosvd(searched, rank))
-    factors = [torch.linalg.qr(factor.to(tensor.dtype))[0] for factor in found]
-    return project(tensor, factors), factors
+def with_core(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
+    """The core of orthonormal factors `[size, rank]`, and these as `[rank, size]`."""
+    return [project(tensor, factors), *(factor.T.contiguous() for factor in factors)]
 
 
 def sequential_hosvd(tensor: Tensor, rank: Rank) -> list[Tensor]:
