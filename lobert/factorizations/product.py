@@ -90,9 +90,6 @@ class WeightedSum:
         self.large_order, self.small_order = order(large, pair.summed + pair.output), order(small, pair.summed + kept)
         spread = tuple(slice(None) if letter in kept else None for letter in pair.output)
         self.spread = None if pair.output.endswith(kept) else spread  # leading modes are spread by themselves
-        places = large.find(pair.summed), small.find(pair.summed)
-        rests = large.replace(pair.summed, ""), small.replace(pair.summed, "")
-        self.one = places if self.summed == 1 and rests == (pair.output, kept) else None  # of the only summed letter
 
     def terms(self, first: Tensor) -> int:
         """How many multiples there are to add."""
@@ -102,13 +99,8 @@ class WeightedSum:
         large, small = (second, first) if self.swapped else (first, second)
         if large.dtype != small.dtype or (bias is not None and bias.dtype != large.dtype):  # under autocast alone
             large, small, bias = lowered(large, small, bias)
-        terms: Sequence[Tensor]
-        weights: Sequence[Tensor]
-        if self.one is not None and large.shape[self.one[0]] == 1:  # at rank 1 there is nothing to sort or to sum
-            terms, weights = [large.squeeze(self.one[0])], [small.squeeze(self.one[1])]
-        else:
-            terms = slabs(ordered(large, self.large_order), self.summed)
-            weights = slabs(ordered(small, self.small_order), self.summed)
+        terms = slabs(ordered(large, self.large_order), self.summed)
+        weights = slabs(ordered(small, self.small_order), self.summed)
         if self.spread is not None:
             weights = [weight[self.spread] for weight in weights]
         result = terms[0] * weights[0] if bias is None else torch.addcmul(bias, terms[0], weights[0])

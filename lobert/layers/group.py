@@ -6,13 +6,14 @@ has one key in the state_dict and copying, moving and loading the model keep the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lobert.factorizations import Bond, Factorization, Rank, Shape
+from lobert.factorizations.base import rank_letters
 from lobert.factorizations.contraction import Path, cheapest_path, contract
 from lobert.factorizations.pivoted import balanced
 from lobert.layers.pivots import Pivots
@@ -53,11 +54,12 @@ class FactorGroup(nn.Module):
         self.folded = bool(self.bonds)  # whether the numbers that the bonds spare are left out of the factors
         self.pivots = nn.ModuleDict({str(bond.factor): Pivots(*shapes[bond.factor]) for bond in self.bonds})
         self.terms = self.equation.split("->")[0].split(",")
-        self.layer_terms = tuple(term.replace("l", "") for term in self.terms)
         self.role = "s" if "s" in stack else ""
         self.sizes = {
             c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
         }
+        self.ones = spare_letters(self.terms, [c for c in rank_letters(self.equation) if self.sizes[c] == 1])
+        self.layer_terms = tuple(without(term, "l" + self.ones) for term in self.terms)
         self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
         self._views: dict[tuple[int, ...], tuple[list[int], list[Tensor]]] = {}  # of slices, and where factors were
         self._whole: tuple[tuple[object, ...], list[Tensor]] | None = None
@@ -123,11 +125,11 @@ class FactorGroup(nn.Module):
         return factors
 
     def slice_factors(self, index: tuple[int, ...]) -> list[Tensor]:
-        """The factors of the slice `T[index]`: stack letters indexed away."""
+        """The factors of the slice `T[index]`: stack letters indexed away, and ranks of 1 that are in no way needed."""
         if index not in self._picks:
-            position = dict(zip(self.stack, index, strict=True))
+            position = dict(zip(self.stack, index, strict=True)) | dict.fromkeys(self.ones, 0)
             self._picks[index] = [
-                tuple(position.get(letter, slice(None)) for letter in term) if set(term) & set(self.stack) else None
+                tuple(position.get(letter, slice(None)) for letter in term) if position.keys() & set(term) else None
                 for term in self.terms
             ]
         factors, picks = self.whole_factors(), self._picks[index]
@@ -206,6 +208,19 @@ def fold(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FactorGroup):
             module.fold()
+
+
+def spare_letters(terms: Sequence[str], letters: Iterable[str]) -> str:
+    """Those of some letters of size 1 without which the equation says the same, and no term is empty."""
+    spare = ""
+    for letter in letters:
+        if all(without(term, spare + letter) for term in terms):
+            spare += letter
+    return spare
+
+
+def without(term: str, letters: str) -> str:
+    return "".join(letter for letter in term if letter not in letters)
 
 
 def picked(factors: Sequence[Tensor], picks: Sequence[tuple[int | slice, ...] | None]) -> list[Tensor]:
