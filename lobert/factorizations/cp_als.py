@@ -47,6 +47,7 @@ def alternating_least_squares(
     tensor: Tensor, factors: list[Tensor], error: float, sweeps: int, first: int = 1, enough: float = 0.0
 ) -> tuple[list[Tensor], float]:
     """Fit factors `[r, size]` to `tensor [*short, m, n]`; errors are squared, those returned and `enough` too.
+
     After the `first` of the sweeps it ends where the error is small enough.
 
     Over-relaxed steps need a third of the sweeps of plain ones, which are slow to leave the start; the last sweep is a
