@@ -53,7 +53,8 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
     is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for:
-    it is a candidate, too, but where its closed form is farther than the method makes up for.
+    it is a candidate, too, but where its closed form is farther than the method makes up for, or so far behind that
+    it stays there.
     """
     if norm is None:
         return method.decompose(tensor, rank)
@@ -76,7 +77,7 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     else:
         start = method.start(tensor, rank, plain, enough)
     best, error = refined(equation, stack, goal, start, goal.error_of(equation, start))
-    if error <= ahead:
+    if error <= ahead or near * method.lead(tuple(tensor.shape)) <= far:
         return best
     plain = method.finish(tensor, rank, plain)
     return best if error <= goal.error_of(equation, plain) else plain

@@ -79,6 +79,10 @@ class Factorization(ABC):
         """How many times larger than that of `finish` the squared error of the closed form is, at the most."""
         return 1.0
 
+    def lead(self, shape: Shape) -> float:
+        """A closed form whose squared error is so many times smaller than another's stays ahead in all iterations."""
+        return math.inf
+
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         """The rank at position `size` (1, 2, ... up to `dial_length`) of this method's one dial, small to large."""
         return (size,)

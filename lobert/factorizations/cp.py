@@ -12,7 +12,8 @@ from lobert.factorizations.cp_als import alternating_least_squares
 from lobert.factorizations.numerics import eigh, mode_gram, mode_product, rounded, truncated_svd
 
 MOST_SWEEPS = 20
-GAIN, GAINING = 1.075, 8  # a sweep makes the squared error so many times smaller at the most, as long as these
+GAIN, GAINING = 1.11, 5  # a sweep makes the squared error so many times smaller at the most, as long as these
+LEAD = 1.1  # sweeps gained less than 4 % more of the farther one of two closed forms of a large tensor
 ROUNDING = 1e-4  # share of the squared norm below which terms are found in double precision
 RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start
 
@@ -56,8 +57,10 @@ class CP(Factorization):
 
     def gain(self, shape: Shape) -> float:
         """Seen on large tensors; on small ones, whose sweeps take no time, there is no telling."""
-        sweeps = all_sweeps(shape)
-        return math.inf if sweeps == first_sweeps(shape) else GAIN ** min(sweeps, GAINING)
+        return GAIN ** min(all_sweeps(shape), GAINING) if takes_long(shape) else math.inf
+
+    def lead(self, shape: Shape) -> float:
+        return LEAD if takes_long(shape) else math.inf
 
     def _swept(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], first: int, enough: float) -> list[Tensor]:
         if rank == self.full_rank(tuple(tensor.shape)):
@@ -109,12 +112,17 @@ def fitted(tensor: Tensor, factors: list[Tensor], first: int, enough: float) -> 
 
 def all_sweeps(shape: Shape) -> int:
     """How many sweeps a tensor of this shape gets."""
-    return affordable_sweeps(shape, 1.3e12, least=5)
+    return affordable_sweeps(shape, 4e11, least=3)
 
 
 def first_sweeps(shape: Shape) -> int:
     """How many of them come before a fit in another norm at least."""
-    return affordable_sweeps(shape, 2.6e11, least=1)
+    return affordable_sweeps(shape, 1.3e11, least=1)
+
+
+def takes_long(shape: Shape) -> bool:
+    """Whether not all sweeps come before a fit in another norm."""
+    return first_sweeps(shape) < all_sweeps(shape)
 
 
 def affordable_sweeps(shape: Shape, work: float, least: int) -> int:

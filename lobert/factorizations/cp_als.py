@@ -1,46 +1,54 @@
 """Alternating least squares for the terms of a CP decomposition.
 
-A sweep improves every factor once. Its cost is in two products of all slabs, with the rows and with the columns of the
-terms; what else depends on the rank alone goes through the Gram matrices of the factors, each formed once per step.
+A sweep improves every factor at least once. Its cost is in two products of all slabs, with the rows and with the
+columns of the terms; what else depends on the rank alone goes through the Gram matrices of the factors, each formed
+once per step.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-RELAXATION = 1.8  # steps go so much farther than the least-squares solution: below 2 the error still cannot grow
+RELAXATION = 1.9  # steps go so much farther than the least-squares solution: below 2 the error still cannot grow
 TOLERANCE = 1e-3  # relative gain of the squared error below which only one more sweep is made
-STEPS = 6  # of conjugate gradients, for the short modes
+STEPS = 4  # of conjugate gradients, for the short modes
 RIDGE = {torch.float32: 1e-7, torch.float64: 1e-9}  # share of the diagonal that holds a step back
 
 Solver = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Terms:
-    """The factors `[r, size]` of r terms, one per mode, and their Gram matrices `[r, r]`, kept in step."""
+    """The factors `[r, size]` of r terms, one per mode, and their Gram matrices `[r, r]`, kept in step.
+
+    All matrices of this size are written over again and again: of fresh memory the first touch alone takes longer than
+    a product entry by entry.
+    """
 
     def __init__(self, factors: list[Tensor]) -> None:
         self.factors = list(factors)
         self.grams = [factor @ factor.T for factor in factors]
+        self.room, self.root = torch.empty_like(self.grams[0]), torch.empty_like(self.grams[0])
 
     def others(self, mode: int) -> Tensor:
-        """Gram matrix `[r, r]` of the terms without their vectors of one mode."""
-        first, *rest = (gram for other, gram in enumerate(self.grams) if other != mode)
-        product = first.clone()
+        """Gram matrix `[r, r]` of the terms without their vectors of one mode, until the next one is asked for."""
+        first, second, *rest = (gram for other, gram in enumerate(self.grams) if other != mode)
+        product = torch.mul(first, second, out=self.room)
         for gram in rest:
             product *= gram
         return product
 
-    def improve(self, mode: int, product: Tensor, relaxation: float, solve: Solver) -> Tensor:
-        """Step towards the factor with the least error, from the `product [r, size]` of the tensor with all others.
+    def improve(self, mode: int, product: Tensor, relaxation: float, solve: Solver) -> None:
+        """Step towards the factor with the least error, from the `product [r, size]` of the tensor with all others."""
+        old = self.factors[mode]
+        new = torch.lerp(old, solve(self.others(mode), product, old), relaxation)
+        self.factors[mode] = new
+        torch.mm(new, new.T, out=self.grams[mode])
 
-        Returns the Gram matrix of the others.
-        """
-        gram, old = self.others(mode), self.factors[mode]
-        new = torch.lerp(old, solve(gram, product, old), relaxation)
-        self.factors[mode], self.grams[mode] = new, new @ new.T
-        return gram
+    def error(self, mode: int, product: Tensor) -> float:
+        """The squared error less the tensor's own squared norm, from its `product [r, size]` with all other factors."""
+        return (dot(self.others(mode), self.grams[mode]) - 2 * dot(product, self.factors[mode])).item()
 
 
 def alternating_least_squares(
@@ -70,18 +78,21 @@ def alternating_least_squares(
 
 
 def sweep(terms: Terms, sizes: tuple[int, ...], by_rows: Tensor, by_columns: Tensor, relaxation: float) -> float:
-    """One step per factor, the stack modes of these sizes first; returns the error² less the tensor's own norm²."""
-    short, rows, columns = range(len(sizes)), len(sizes), len(sizes) + 1
-    products = slab_products(terms.factors[rows], by_rows)  # [r, k, n]
-    overlaps = torch.bmm(products, terms.factors[columns].unsqueeze(2)).reshape(-1, *sizes)
-    for mode in short:
-        terms.improve(mode, contracted(overlaps, terms.factors, mode), relaxation, conjugate_gradients)
-    terms.improve(columns, pooled(terms, products), relaxation, cholesky)
-    del products  # before the next ones, which are as large
-    products = slab_products(terms.factors[columns], by_columns)  # [r, k, m]
-    product = pooled(terms, products)
-    gram = terms.improve(rows, product, relaxation, cholesky)
-    return (dot(gram, terms.grams[rows]) - 2 * dot(product, terms.factors[rows])).item()
+    """Two steps per factor of a stack mode of these sizes and one per other; the error² less the tensor's norm².
+
+    The stack modes go first with either product: their steps cost next to nothing, and the start is a saddle that
+    they leave first.
+    """
+    rows, columns = len(sizes), len(sizes) + 1
+    for mode, other, slabs in ((columns, rows, by_rows), (rows, columns, by_columns)):
+        products = slab_products(terms.factors[other], slabs)  # [r, k, size of mode]
+        overlaps = torch.bmm(products, terms.factors[mode].unsqueeze(2)).reshape(-1, *sizes)
+        for short in range(len(sizes)):
+            terms.improve(short, contracted(overlaps, terms.factors, short), relaxation, conjugate_gradients)
+        product = pooled(terms, products)
+        del products  # before the next ones, which are as large
+        terms.improve(mode, product, relaxation, partial(cholesky, room=terms.root))
+    return terms.error(rows, product)
 
 
 def slab_products(factor: Tensor, slabs: Tensor) -> Tensor:
@@ -111,22 +122,24 @@ def khatri_rao(factors: list[Tensor]) -> Tensor:
     return product
 
 
-def cholesky(gram: Tensor, product: Tensor, old: Tensor) -> Tensor:
+def cholesky(gram: Tensor, product: Tensor, old: Tensor, room: Tensor) -> Tensor:
     """The solution `x [r, n]` of `gram x = product`, pulled a little towards `old` (a proximal step).
 
     The ridge is relative to the diagonal and pulls towards the old factor, not to zero: terms that are nearly parallel
-    stay tame, and the error still cannot grow. It is raised where rounding asks for more. Source: Li, Kindermann and
-    Navasca 2013.
+    stay tame, and the error still cannot grow. It is raised where rounding asks for more. `gram` and `room [r, r]` are
+    written over. Source: Li, Kindermann and Navasca 2013.
     """
-    root = gram.diagonal().sqrt().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5).unsqueeze(1)  # a zero term: tiny
-    normal, ridge = (gram / root).div_(root.T), RIDGE[gram.dtype]
+    scale = gram.diagonal().sqrt().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5).unsqueeze(1)  # a zero term: tiny
+    normal, ridge = gram.div_(scale).div_(scale.T), RIDGE[gram.dtype]
+    failed = torch.empty((), dtype=torch.int32)
     normal.diagonal().add_(ridge)
-    lower, failed = torch.linalg.cholesky_ex(normal)
+    torch.linalg.cholesky_ex(normal, out=(room, failed))
     while failed and ridge < 1:
         normal.diagonal().add_(9 * ridge)
         ridge *= 10
-        lower, failed = torch.linalg.cholesky_ex(normal)
-    return torch.cholesky_solve(product / root + ridge * root * old, lower) / root
+        torch.linalg.cholesky_ex(normal, out=(room, failed))
+    half = torch.linalg.solve_triangular(room, product / scale + ridge * scale * old, upper=False)
+    return torch.linalg.solve_triangular(room.mT, half, upper=True) / scale
 
 
 def conjugate_gradients(gram: Tensor, product: Tensor, old: Tensor) -> Tensor:
