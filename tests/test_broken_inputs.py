@@ -7,8 +7,6 @@ import gzip
 import io
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import hydra
 import pytest
 import torch
 import yaml
-from cases import CONF, ROOT, one_sentence, point, tiny_bert
+from cases import CONF, one_sentence, point, tiny_bert
+from commands import forked
 from datasets import Dataset
 from layouts import read_task, write_local
 from safetensors.torch import load_file, save_file
@@ -351,13 +350,11 @@ def test_a_broken_setting(settings: list[str], sentence: str, tmp_path: Path, ca
 
 def test_train_py_answers_a_broken_file_with_its_line(tmp_path: Path) -> None:
     broken = [place(tmp_path / "a.csv", rows("x,")), place(tmp_path / "b.csv", rows('"cut'))]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *OWN, f"task.own.train={','.join(broken)}"]
-    done = subprocess.run(
-        [*command, f"output_dir={tmp_path / 'out'}"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == cli.USER_ERROR, done.stderr
-    assert "Traceback" not in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: job")]
+    settings = [*OWN, f"task.own.train={','.join(broken)}", f"output_dir={tmp_path / 'out'}"]
+    done = forked("train.py", "-m", *settings, folder=tmp_path)
+    assert done.code == cli.USER_ERROR, done.errors
+    assert "Traceback" not in done.errors
+    said = [line for line in done.errors.splitlines() if line.startswith("error: job")]
     assert ["line 4: the label is missing" in said[0], "is a quote missing" in said[1]] == [True, True]
     assert not list((tmp_path / "out").glob("artefacts/t*"))
 

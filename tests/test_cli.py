@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import forked
 
 from lobert.cli import INTERRUPTED, normalize_arguments
 from lobert.launch.ending import BUG, USER_ERROR
@@ -194,13 +195,6 @@ def test_an_interruption_that_lightning_turned_into_an_exit_is_one(application: 
     assert "ran MRPC svd 0" not in done.stdout
 
 
-def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m lobert.plan` on the real configurations."""
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "lobert.plan", *arguments]
-    return subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -209,18 +203,19 @@ def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_mistake_in_a_plan_gets_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = plan_command("task=demo", "encoder=tiny", f"output_dir={tmp_path}", *arguments)
-    assert done.returncode == USER_ERROR
-    assert done.stderr.startswith("error: ")
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = forked("lobert.plan", "task=demo", "encoder=tiny", f"output_dir={tmp_path}", *arguments, folder=tmp_path)
+    assert done.code == USER_ERROR
+    assert done.errors.startswith("error: ")
+    assert said in done.errors
+    assert len(done.errors.splitlines()) == 1
 
 
 def test_a_plan_is_shown_without_naming_the_stage(tmp_path: Path) -> None:
-    done = plan_command("task=demo", "encoder=tiny", "trainer=cpu", f"output_dir={tmp_path}", "decomp=svd")
-    assert done.returncode == 0, done.stderr
+    settings = ["task=demo", "encoder=tiny", "trainer=cpu", f"output_dir={tmp_path}", "decomp=svd"]
+    done = forked("lobert.plan", *settings, folder=tmp_path)
+    assert done.code == 0, done.errors
     (path,) = (tmp_path / "plans").iterdir()
-    assert done.stdout.splitlines()[-1] == f"plan: {path}"
+    assert done.output.splitlines()[-1] == f"plan: {path}"
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,8 +1,6 @@
 """Laws of the generated task: always the same, balanced, unseen pairs in dev, and of no use to a bag of words."""
 
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -47,16 +45,10 @@ def test_yaml_loads_the_generated_examples(monkeypatch: pytest.MonkeyPatch, tmp_
     assert all(data.column_names == ["text_a", "text_b", "label"] for data in examples.values())
 
 
-def test_every_process_makes_the_same() -> None:
-    script = (
-        "from datasets import Dataset\n"
-        "from lobert.data import fingerprint_examples\n"
-        "from lobert.data.demo import generate\n"
-        "print([fingerprint_examples(Dataset.from_dict(columns)) for columns in generate().values()])"
-    )
+def test_every_machine_makes_the_same() -> None:
+    """Changed examples have other fingerprints, which then stand here: all scores of the demo are others, too."""
     here = [fingerprint_examples(Dataset.from_dict(columns)) for columns in generate().values()]
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == str(here)
+    assert here == ["d57f6d026292ccb1", "72d1e81326d70113"]
 
 
 @pytest.mark.parametrize("split", SIZES)

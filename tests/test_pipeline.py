@@ -4,17 +4,17 @@ import csv
 import itertools
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 import torch
+from commands import forked
+from safetensors.torch import load_file
 
 import lobert
 from lobert.errors import LobertError
@@ -24,6 +24,7 @@ from lobert.results.record import Record, find_records
 from lobert.signals import Terminated
 from lobert.storage.artefacts import RECIPE_FILE
 from lobert.training.finetune import FineTuner
+from lobert.training.trainer import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
@@ -42,28 +43,6 @@ def run_train(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]
     settings = [*SMALL, f"output_dir={output}", *(word for word in overrides if word not in flags)]
     command = [sys.executable, str(ROOT / "train.py"), *flags, *settings]
     return subprocess.run(command, capture_output=True, text=True, cwd=output, timeout=300, stdin=subprocess.DEVNULL)
-
-
-def run_forked(output: Path, *overrides: str) -> tuple[int, str]:
-    """Exit code and standard error of `python train.py` in a fork of this process, which has imported all it needs.
-
-    For what ends before a backward pass, of which torch allows none in a fork.
-    """
-    errors = output / "stderr.txt"
-    child = os.fork()
-    if child == 0:
-        code = 1
-        os.chdir(output)
-        sys.argv = ["train.py", *SMALL, f"output_dir={output}", *overrides]
-        with errors.open("w") as sys.stderr:
-            try:
-                runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            except BaseException:
-                traceback.print_exc()
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors.read_text()
 
 
 def the_record(output: Path) -> Record:
@@ -115,17 +94,25 @@ def test_stages_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run_here(tmp_path) == score
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of the usual settings, and of those that were changed before."""
+    output = tmp_path_factory.mktemp("usual")
+    run_here(output)
+    return output
+
+
 @pytest.mark.parametrize(
     ("override", "new_teacher"),
     [("teacher.learning_rate=3e-4", True), ("task.max_length=16", True), ("encoder.dropout=0.0", True),
      ("seed=1", False), ("kd.beta=3", False), ("decomp.keep=0.5", False), ("decomp.init=pretrained", False)],
 )  # fmt: skip
-def test_a_changed_setting_makes_a_new_artefact(tmp_path: Path, override: str, new_teacher: bool) -> None:
-    run_here(tmp_path)
-    run_here(tmp_path, override)
-    assert len(artefacts(tmp_path, "teacher")) == 1 + new_teacher
-    assert len(find_records(tmp_path)[0]) == 2
-    for teacher in artefacts(tmp_path, "teacher"):
+def test_a_changed_setting_makes_a_new_artefact(usual: Path, override: str, new_teacher: bool) -> None:
+    teachers, records = len(artefacts(usual, "teacher")), len(find_records(usual)[0])
+    run_here(usual, override)
+    assert len(artefacts(usual, "teacher")) == teachers + new_teacher
+    assert len(find_records(usual)[0]) == records + 1
+    for teacher in artefacts(usual, "teacher"):
         assert json.loads((teacher / RECIPE_FILE).read_text())
 
 
@@ -192,6 +179,24 @@ def test_kinds_of_students(tmp_path: Path, overrides: list[str]) -> None:
     expected = next((terms[o] for o in overrides if o in terms), {"labels", "soft_targets", "patience"})
     curves = Path(record.student_path) / "metrics.csv"
     assert {name for name in ("labels", "soft_targets", "patience") if curve(curves, f"train/{name}")} == expected
+
+
+@pytest.mark.parametrize("best", [-1.0, 2.0], ids=["worse", "better"])
+def test_a_student_that_no_epoch_makes_better_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: float
+) -> None:
+    def scored(*args: Any) -> float:
+        fit(*args)
+        return best
+
+    run_here(tmp_path, "stage=student", "student.epochs=0")
+    (first,) = tmp_path.rglob("student/*.safetensors")
+    monkeypatch.setattr("lobert.stages.student.fit", scored)
+    run_here(tmp_path, "stage=student")
+    (second,) = set(tmp_path.rglob("student/*.safetensors")) - {first}
+    untrained, trained = load_file(first), load_file(second)
+    assert untrained.keys() == trained.keys()
+    assert all(torch.equal(untrained[name], trained[name]) for name in trained) == (best < 0)
 
 
 def test_uncompressed_student_scores_as_its_teacher_before_training(tmp_path: Path) -> None:
@@ -332,10 +337,11 @@ def test_diverging_training_says_so(tmp_path: Path) -> None:
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     """Same seed and global batch; dropout off, as each process draws its own."""
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder, overrides in ((one, []), (two, ["trainer=ddp", "trainer.accelerator=cpu"])):
-        folder.mkdir()
-        result = run_train(folder, "encoder.dropout=0.0", "task.train_examples=99", *overrides)
-        assert result.returncode == 0, result.stderr
+    two.mkdir()
+    settings = ["encoder.dropout=0.0", "task.train_examples=99"]
+    run_here(one, *settings)
+    result = run_train(two, *settings, "trainer=ddp", "trainer.accelerator=cpu")
+    assert result.returncode == 0, result.stderr
     for pattern in ("artefacts/teacher/*", "runs/*/student"):
         curves = [curve(next(folder.glob(pattern)) / "metrics.csv", "train/loss") for folder in (one, two)]
         assert len(curves[0]) >= 6
@@ -366,17 +372,18 @@ def test_a_sweep_shares_its_teacher_and_survives_a_failed_job(tmp_path: Path) ->
      ("task.data_dir=/nowhere task=MRPC", "MRPC")],
 )  # fmt: skip
 def test_a_mistake_gets_one_sentence(tmp_path: Path, override: str, sentence: str) -> None:
-    code, said = run_forked(tmp_path, *override.split())
-    assert code == 2
-    assert "Traceback" not in said
-    assert sentence in said
+    done = forked("train.py", *SMALL, f"output_dir={tmp_path}", *override.split(), folder=tmp_path)
+    assert done.code == 2
+    assert "Traceback" not in done.errors
+    assert sentence in done.errors
     assert not (tmp_path / "artefacts" / "teacher").exists()  # it was said before anything was trained
 
 
-def test_knowledge_says_its_size_first(tmp_path: Path) -> None:
-    result = run_train(tmp_path, "stage=knowledge")
-    assert result.returncode == 0
-    assert "kB" in result.stderr
+def test_knowledge_says_its_size_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run_here(tmp_path, "stage=knowledge")
+    said = [line for line in caplog.messages if line.startswith("knowledge: ")]
+    assert said[0].endswith(" kB")
     folder = artefacts(tmp_path, "knowledge")[0]
     assert {path.name for path in folder.iterdir()} >= {"train.logits.npy", "train.cls.npy", "validation.cls.npy"}
 

@@ -86,7 +86,7 @@ def test_pivoted_svd_never_holds_more_than_the_matrix(shape: Shape) -> None:
 )
 def test_no_number_is_redundant(name: str, stack: str, shape: Shape) -> None:
     """As many directions in which the tensor can move as there are numbers: the rank of the Jacobian."""
-    for rank in rank_ladder(name, shape)[:-1]:
+    for rank in rank_ladder(name, shape, steps=3)[:-1]:
         group = group_of(name, stack, shape, rank)
         if not group.bonds:  # of full rank
             continue

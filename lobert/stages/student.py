@@ -1,5 +1,6 @@
 """The student, found by what it was made from, or compressed and distilled."""
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -125,7 +126,7 @@ def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers
 def train_student(
     work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger], folder: Path
 ) -> None:
-    """Compress, score before training, distil unless it is for no epoch, and save the best epoch."""
+    """Compress, score before training, distil unless it is for no epoch, and save what is best."""
     job = work.job
     pl.seed_everything(job.seed, verbose=False)
     model = student_start(work, teacher)
@@ -136,7 +137,7 @@ def train_student(
     near = asdict(closeness(teacher_predictions(work, teacher), predictions))
     log.info("student: %s", story(report, zero_shot, job))
     if job.student.epochs:
-        model = distil(work, teacher, model, loggers, folder)
+        model = distil(work, teacher, model, loggers, folder, zero_shot[job.task.main_metric])
     if process_rank() == 0:
         facts: dict[str, Any] = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
         facts |= {"groups": [asdict(group) for group in report.groups]}
@@ -144,15 +145,22 @@ def train_student(
 
 
 def distil(
-    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path
+    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path, score: float
 ) -> PreTrainedModel:
-    """Train the student and return it as it was in its best epoch."""
-    job = work.job
+    """Train the student, of this dev score, and return it as it was in its best epoch, or before all if none is better.
+
+    Compressed in a calibrated norm it may be as good as its teacher at once, and a short training may cost more than it
+    brings.
+    """
+    job, untrained = work.job, copy.deepcopy(model)
     matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
     unfold(model)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
-    fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
+    best = fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
+    if best < score:
+        log.info("student: no epoch is as good as before training, which is what stays")
+        return untrained
     trained = module.model
     assert isinstance(trained, PreTrainedModel)
     fold(trained)

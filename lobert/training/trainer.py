@@ -65,10 +65,11 @@ class EpochLines(Callback):
 
 def fit(
     module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()
-) -> None:
+) -> float:
     """Train `module` in `folder`, from its last checkpoint if there is one; the best epoch is left in `module.model`.
 
-    Epochs are ranked by the task's main dev metric. A signal stops it between two steps, saved (`ExactStop`).
+    Epochs are ranked by the task's main dev metric, which is returned of the best one. A signal stops it between two
+    steps, saved (`ExactStop`).
 
     Raises:
         LobertError: the machine is not there, or the best epoch's checkpoint is damaged.
@@ -94,6 +95,8 @@ def fit(
     module.model = whole  # FSDP has cut the weights of the other one into flat pieces
     stop.request.honour()  # it came too late to stop between two steps
     load_best(module, Path(best.best_model_path), last)
+    assert best.best_model_score is not None
+    return best.best_model_score.item()
 
 
 def run_fit(trainer: pl.Trainer, module: FineTuner, data: TextDataModule, checkpoint: Path | None) -> None:
