@@ -23,7 +23,7 @@ test: install  ## lint, types and tests
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary lobert train.py
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
 
 format: install  ## format, and mend what the linter can
 	$(BIN)/ruff check --quiet --fix .

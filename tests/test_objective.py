@@ -97,7 +97,7 @@ def test_errors_are_told_to_five_digits(where: str, condition: float, unit: floa
 def test_the_norm_is_never_served_worse_than_by_the_weights(name: str, stack: str, shape: Shape, kind: str) -> None:
     method, tensor = FACTORIZATIONS[name], random_tensor(shape)
     norm = random_norm(shape) if kind == "own metrics" else shared_norm(shape, outputs=kind == "shared metrics")
-    for rank in rank_ladder(name, shape, steps=3):
+    for rank in rank_ladder(name, shape, steps=3)[:-1]:  # of the full rank another law says more
         plain, normed = method.decompose(tensor, rank), decompose_in_norm(method, stack, tensor, rank, norm)
         slack = 1e-9 * norm.squared(tensor)
         if name == "tucker" and not stack:
@@ -277,14 +277,13 @@ def test_a_scaling_is_undone_by_solving_as_by_its_inverse(letters: str, modes: s
 # ---- whole models ----
 
 
-@pytest.mark.parametrize("examples", [2, 12])
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "all_tucker"])
-def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
+def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int) -> None:
     """Two examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
     model = tiny_bert(labels=labels)
-    statistics = calibrated(examples, labels)
+    statistics = calibrated(2, labels)
     report = compress_model(model, make_plan(model, point(name)), objective=Objective(kind), statistics=statistics)  # type: ignore[arg-type]
     assert logits_of(model).isfinite().all()
     assert all(0 <= group.objective_error <= 1 + 1e-9 for group in report.groups)

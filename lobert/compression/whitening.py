@@ -49,12 +49,10 @@ class Scale:
 
 
 def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: Rank, norm: Norm | None) -> list[Tensor]:
-    """Factors of `tensor [*stack, out, in]` with a small error in `norm`.
+    """Factors of `tensor [*stack, out, in]` with a small error in `norm`; None is the plain norm.
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
-    is where alternating least squares start. Never worse in `norm` than the plain decomposition, which None asks for:
-    it is a candidate, too, but where its closed form is farther than the method makes up for, or so far behind that
-    it stays there.
+    is where alternating least squares start. Never worse in `norm` than the plain decomposition.
     """
     if norm is None:
         return method.decompose(tensor, rank)
@@ -67,17 +65,28 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     if is_faithful(goal, whitened):
         candidates = [unscaled_all(equation, method.decompose(whitened, rank), scales), method.decompose(tensor, rank)]
         return min(candidates, key=lambda factors: goal.error_of(equation, factors))
-    whitened = whitened.float().double()
+    return decompose_averaged(method, stack, goal, rank, scales, whitened.float().double())
+
+
+def decompose_averaged(
+    method: Factorization, stack: str, goal: Goal, rank: Rank, scales: Sequence[Scale], whitened: Tensor
+) -> list[Tensor]:
+    """Factors that are refined from the closer one of two closed forms: of the scaled tensor, and of the tensor itself.
+
+    The plain decomposition is finished beside them only where it may be closer: where its closed form is not farther
+    than the method makes up for, nor so far behind the other one that it stays there.
+    """
+    equation, tensor, shape = method.equation(stack), goal.tensor, tuple(goal.tensor.shape)
     found, plain = method.closed_form(whitened, rank), method.closed_form(tensor, rank)
     near, far = (goal.error_of(equation, f) for f in (unscaled_all(equation, found, scales), plain))
-    ahead = far / method.gain(tuple(tensor.shape))  # no plain decomposition is closer
-    enough = ahead / min(near, far) if min(near, far) > 0 else 0.0
+    safe = far / method.gain(shape)  # no plain decomposition is closer
+    enough = safe / min(near, far) if min(near, far) > 0 else 0.0
     if near <= far:
         start = unscaled_all(equation, method.start(whitened, rank, found, enough), scales)
     else:
         start = method.start(tensor, rank, plain, enough)
     best, error = refined(equation, stack, goal, start, goal.error_of(equation, start))
-    if error <= ahead or near * method.lead(tuple(tensor.shape)) <= far:
+    if error <= safe or near * method.lead(shape) <= far:
         return best
     plain = method.finish(tensor, rank, plain)
     return best if error <= goal.error_of(equation, plain) else plain
