@@ -181,13 +181,16 @@ def test_kinds_of_students(tmp_path: Path, overrides: list[str]) -> None:
     assert {name for name in ("labels", "soft_targets", "patience") if curve(curves, f"train/{name}")} == expected
 
 
-@pytest.mark.parametrize("best", [-1.0, 2.0], ids=["worse", "better"])
-def test_a_student_that_no_epoch_makes_better_stays_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: float
+@pytest.mark.parametrize("gain", [-0.01, 0.0, 0.01])
+def test_a_student_that_every_epoch_makes_worse_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float
 ) -> None:
+    """Where an epoch is as good it counts: it may be closer to the teacher."""
+    monkeypatch.setattr("lobert.stages.student.score_splits", lambda *_: {"accuracy": 0.996})
+
     def scored(*args: Any) -> float:
         fit(*args)
-        return best
+        return torch.tensor(0.996 + gain).item()  # as Lightning has it
 
     run_here(tmp_path, "stage=student", "student.epochs=0")
     (first,) = tmp_path.rglob("student/*.safetensors")
@@ -196,7 +199,7 @@ def test_a_student_that_no_epoch_makes_better_stays_as_it_was(
     (second,) = set(tmp_path.rglob("student/*.safetensors")) - {first}
     untrained, trained = load_file(first), load_file(second)
     assert untrained.keys() == trained.keys()
-    assert all(torch.equal(untrained[name], trained[name]) for name in trained) == (best < 0)
+    assert all(torch.equal(untrained[name], trained[name]) for name in trained) == (gain < 0)
 
 
 def test_uncompressed_student_scores_as_its_teacher_before_training(tmp_path: Path) -> None:

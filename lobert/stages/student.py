@@ -147,7 +147,7 @@ def train_student(
 def distil(
     work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path, score: float
 ) -> PreTrainedModel:
-    """Train the student, of this dev score, and return it as it was in its best epoch, or before all if none is better.
+    """Train the student, of this dev score, and return it as it was in its best epoch, or before all of them if worse after each.
 
     Compressed in a calibrated norm it may be as good as its teacher at once, and a short training may cost more than it
     brings.
@@ -158,8 +158,8 @@ def distil(
     unfold(model)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     best = fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
-    if best < score:
-        log.info("student: no epoch is as good as before training, which is what stays")
+    if best < torch.tensor(score).item():  # in single precision, as Lightning keeps its scores
+        log.info("student: %.2f in its best epoch, %.2f before training: that is what stays", 100 * best, 100 * score)
         return untrained
     trained = module.model
     assert isinstance(trained, PreTrainedModel)
