@@ -145,9 +145,9 @@ def train_student(
 
 
 def distil(
-    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path, score: float
+    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path, before: float
 ) -> PreTrainedModel:
-    """Train the student, of this dev score, and return it as it was in its best epoch, or before all of them if worse after each.
+    """Train the student and return it as it was in its best epoch, or as it is now if its dev score `before` is higher.
 
     Compressed in a calibrated norm it may be as good as its teacher at once, and a short training may cost more than it
     brings.
@@ -158,8 +158,8 @@ def distil(
     unfold(model)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
     best = fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
-    if best < torch.tensor(score).item():  # in single precision, as Lightning keeps its scores
-        log.info("student: %.2f in its best epoch, %.2f before training: that is what stays", 100 * best, 100 * score)
+    if best < torch.tensor(before).item():  # in single precision, as Lightning keeps its scores
+        log.info("student: %.2f in its best epoch, %.2f before training: that is what stays", 100 * best, 100 * before)
         return untrained
     trained = module.model
     assert isinstance(trained, PreTrainedModel)
