@@ -2,24 +2,15 @@
 
 import os
 import runpy
+import subprocess
 import sys
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command answered."""
-
-    code: int
-    output: str
-    errors: str
-
-
-def forked(program: str, *arguments: str, folder: Path) -> Done:
+def forked(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`python train.py …` in a folder, which gets what it prints, too; or `python -m …` where `program` is a module.
 
     For what ends before a backward pass, of which torch allows none in a fork.
@@ -44,4 +35,4 @@ def forked(program: str, *arguments: str, folder: Path) -> Done:
                 traceback.print_exc()
         os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return Done(code, *(path.read_text() for path in said))
+    return subprocess.CompletedProcess([program, *arguments], code, *(path.read_text() for path in said))

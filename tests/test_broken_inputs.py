@@ -352,9 +352,9 @@ def test_train_py_answers_a_broken_file_with_its_line(tmp_path: Path) -> None:
     broken = [place(tmp_path / "a.csv", rows("x,")), place(tmp_path / "b.csv", rows('"cut'))]
     settings = [*OWN, f"task.own.train={','.join(broken)}", f"output_dir={tmp_path / 'out'}"]
     done = forked("train.py", "-m", *settings, folder=tmp_path)
-    assert done.code == cli.USER_ERROR, done.errors
-    assert "Traceback" not in done.errors
-    said = [line for line in done.errors.splitlines() if line.startswith("error: job")]
+    assert done.returncode == cli.USER_ERROR, done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: job")]
     assert ["line 4: the label is missing" in said[0], "is a quote missing" in said[1]] == [True, True]
     assert not list((tmp_path / "out").glob("artefacts/t*"))
 

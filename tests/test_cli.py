@@ -204,18 +204,18 @@ def test_an_interruption_that_lightning_turned_into_an_exit_is_one(application: 
 )
 def test_a_mistake_in_a_plan_gets_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
     done = forked("lobert.plan", "task=demo", "encoder=tiny", f"output_dir={tmp_path}", *arguments, folder=tmp_path)
-    assert done.code == USER_ERROR
-    assert done.errors.startswith("error: ")
-    assert said in done.errors
-    assert len(done.errors.splitlines()) == 1
+    assert done.returncode == USER_ERROR
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_plan_is_shown_without_naming_the_stage(tmp_path: Path) -> None:
     settings = ["task=demo", "encoder=tiny", "trainer=cpu", f"output_dir={tmp_path}", "decomp=svd"]
     done = forked("lobert.plan", *settings, folder=tmp_path)
-    assert done.code == 0, done.errors
+    assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "plans").iterdir()
-    assert done.output.splitlines()[-1] == f"plan: {path}"
+    assert done.stdout.splitlines()[-1] == f"plan: {path}"
     assert not (tmp_path / "runs").exists()
 
 

@@ -52,7 +52,8 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     """Factors of `tensor [*stack, out, in]` with a small error in `norm`; None is the plain norm.
 
     Where no metric was averaged, the error is as small as the factorization makes it in the plain norm. Elsewhere that
-    is where alternating least squares start. Never worse in `norm` than the plain decomposition.
+    is where alternating least squares start. Not worse in `norm` than the plain decomposition, as far as the method
+    knows what its iterations can gain.
     """
     if norm is None:
         return method.decompose(tensor, rank)

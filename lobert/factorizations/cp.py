@@ -121,7 +121,7 @@ def first_sweeps(shape: Shape) -> int:
 
 
 def takes_long(shape: Shape) -> bool:
-    """Whether not all sweeps come before a fit in another norm."""
+    """Whether a fit in another norm may come before all sweeps are done."""
     return first_sweeps(shape) < all_sweeps(shape)
 
 

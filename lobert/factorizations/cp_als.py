@@ -131,7 +131,7 @@ def cholesky(gram: Tensor, product: Tensor, old: Tensor, room: Tensor) -> Tensor
     """
     scale = gram.diagonal().sqrt().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5).unsqueeze(1)  # a zero term: tiny
     normal, ridge = gram.div_(scale).div_(scale.T), RIDGE[gram.dtype]
-    failed = torch.empty((), dtype=torch.int32)
+    failed = torch.empty((), dtype=torch.int32, device=gram.device)
     normal.diagonal().add_(ridge)
     torch.linalg.cholesky_ex(normal, out=(room, failed))
     while failed and ridge < 1:
