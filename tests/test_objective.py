@@ -277,13 +277,14 @@ def test_a_scaling_is_undone_by_solving_as_by_its_inverse(letters: str, modes: s
 # ---- whole models ----
 
 
+@pytest.mark.parametrize("examples", [2, 12])
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "all_tucker"])
-def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int) -> None:
+def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
     """Two examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
     model = tiny_bert(labels=labels)
-    statistics = calibrated(2, labels)
+    statistics = calibrated(examples, labels)
     report = compress_model(model, make_plan(model, point(name)), objective=Objective(kind), statistics=statistics)  # type: ignore[arg-type]
     assert logits_of(model).isfinite().all()
     assert all(0 <= group.objective_error <= 1 + 1e-9 for group in report.groups)
