@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from lobert.compression.allocation import (
     AskedAllocation,
+    Offers,
     Scope,
     Sizing,
     allowance,
@@ -18,11 +19,14 @@ from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.costs import Budget
 from lobert.compression.examples import NOISE, Calibration, noisy
+from lobert.compression.grouping import Neurons
+from lobert.compression.neurons import Narrowing
 from lobert.compression.objective import Objective, ObjectiveName
-from lobert.compression.plan import make_plan
+from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.points import named_parts
 from lobert.compression.sequential import Order, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
+from lobert.compression.width import Spent, neurons_for, spend_on_neurons
 from lobert.distill.knowledge import Batch
 from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
@@ -32,11 +36,12 @@ from lobert.layers.group import Evaluation
 
 def compress(
     model: PreTrainedModel,
-    decomp: str | Sequence[str] = "all_pivoted_svd",
+    decomp: str | Sequence[str] = "all_narrow_svd",
     *,
     keep: float | None = None,
     scope: Scope = "targets",
     rank: RankSetting | None = None,
+    neurons: Neurons | None = None,
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
     allocate: AskedAllocation = "auto",
@@ -52,6 +57,8 @@ def compress(
         keep: share of the weights in `scope` that stays, above 0 and at most 1; None for the point's default rank.
         scope: "targets" (the weights that `decomp` touches), "encoder" or "model".
         rank: exact rank instead, where `decomp` is one point.
+        neurons: share of the feed-forward networks' neurons that stays, or "auto", as many as leave the smallest error;
+            by default what `decomp` says. Needs data and greedy allocation.
         data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration;
             `[B, options, T]` for multiple choice.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
@@ -68,23 +75,47 @@ def compress(
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    named = named_parts(decomp, keep, rank)
+    named = named_parts(decomp, keep, rank, neurons)
     sizing = Sizing(keep, scope, chosen_allocation(allocate, goal, named), budget)
     parts = size_parts(model, named, sizing)
     plans = make_plan(model, parts, evaluation, budget)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
     calibration = Calibration(noise=calibration_noise)
     batches = noisy([] if data is None else list(data), calibration.noise)
-    statistics = None
+    neurons = neurons_for(model, parts, plans, goal, sizing)
+    statistics = whole = None
     if goal.name != "weights":
         statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")
     if sizing.allocate == "greedy":
         allowed = allowance(model, parts, budget)
-        offers = offer_sizes(model, plans, goal, statistics, budget=budget)
-        plans, _ = spend_budget(plans, offers, allowed)
+        spent = spend(model, plans, goal, statistics, neurons, allowed, budget)
+        plans = spent.plans
+        if spent.narrowing is not None and statistics is not None:
+            whole, statistics = spent.narrowing.take_out(model, statistics)
     if sequential and statistics is not None:
-        return compress_in_order(model, plans, batches, goal, statistics)
+        return compress_in_order(model, plans, batches, goal, statistics, whole=whole)
     return compress_model(model, plans, objective=goal, statistics=statistics)
+
+
+def spend(
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    goal: Objective,
+    statistics: Statistics | None,
+    neurons: Neurons,
+    allowed: float,
+    budget: Budget,
+) -> Spent:
+    """The plan with the ranks, and where they can go the neurons, that the budget buys."""
+    if statistics is None or neurons == 1.0:
+        return Spent(*spend_budget(plans, offer_sizes(model, plans, goal, statistics, budget=budget), allowed))
+
+    def offer(
+        model: PreTrainedModel, plans: Sequence[GroupPlan], statistics: Statistics, _: Narrowing | None
+    ) -> Offers:
+        return offer_sizes(model, plans, goal, statistics, budget=budget)
+
+    return spend_on_neurons(model, plans, goal, statistics, neurons, allowed, offer)
 
 
 def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bool) -> Objective:

@@ -102,7 +102,7 @@ class Job:
         """Name of the compression, without its size."""
         if self.plan_file is not None:
             return self.plan_file.stem
-        return "+".join(part.name for part in self.parts) or "none"
+        return "+".join(part.title for part in self.parts) or "none"
 
     @property
     def config_hash(self) -> str:
@@ -189,7 +189,14 @@ def plan_from(decomp: Mapping[str, Any]) -> Path | None:
     """The plan file, if there is one; LobertError where settings would contradict it."""
     if decomp["plan"] is None:
         return None
-    usual = {"keep": None, "rank": None, "scope": "targets", "allocate": "auto", "budget": "parameters"}
+    usual = {
+        "keep": None,
+        "rank": None,
+        "scope": "targets",
+        "allocate": "auto",
+        "budget": "parameters",
+        "neurons": None,
+    }
     for name, other in usual.items():
         if decomp[name] != other:
             raise LobertError(f"decomp.plan holds every rank already: leave out decomp.{name}={decomp[name]}")

@@ -20,11 +20,21 @@ from lobert.factorizations.tt import useful_rank
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # How many files each folder of conf/ holds: a new one is counted here, so that none is forgotten.
-CONF_COUNTS = {"task": 13, "encoder": 11, "decomp": 32, "kd": 4, "trainer": 5, "logger": 2, "experiment": 3, "sweep": 6}
+CONF_COUNTS = {"task": 13, "encoder": 11, "decomp": 33, "kd": 4, "trainer": 5, "logger": 2, "experiment": 3, "sweep": 6}
 
 POINTS = ["svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical", "tucker_4d", "falcon_4d"]
 POINTS += ["ffn_svd", "ffn_tucker", "ffn_cp", "ffn_tt", "all_svd", "all_tucker", "pooler_svd", "embeddings_svd", "free"]
-POINTS += ["cp_layer", "tt_layer", "cp_vertical", "tt_vertical", "basis_vertical", "cp_4d", "tt_4d", "all_pivoted_svd"]
+POINTS += [
+    "cp_layer",
+    "tt_layer",
+    "cp_vertical",
+    "tt_vertical",
+    "basis_vertical",
+    "cp_4d",
+    "tt_4d",
+    "all_pivoted_svd",
+    "all_narrow_svd",
+]
 ALIASES = {
     "self_svd": "svd",
     "self_tuckerlayer": "tucker_layer",

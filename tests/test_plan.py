@@ -44,6 +44,7 @@ ORIGINAL: dict[str, tuple[int, tuple[int, ...], int | list[int], float]] = {
     "basis_vertical": (3, (354,), 354 * (L * D + D), 49.9),
     "all_svd": (6 * L, (256,), [256 * 2 * D] * 4 * L + [256 * (M + D)] * 2 * L, 50.0),
     "all_pivoted_svd": (6 * L, (288,), [288 * (2 * D - 288)] * 4 * L + [288 * (M + D - 288)] * 2 * L, 49.2),
+    "all_narrow_svd": (6 * L, (288,), [288 * (2 * D - 288)] * 4 * L + [288 * (M + D - 288)] * 2 * L, 49.2),
     "all_tucker": (1, (9, 8, 384, 384), 72 * 384 * 384 + 9 * 12 + 8 * L + 2 * 384 * D, 13.2),
     "pooler_svd": (1, (192,), 192 * 2 * D, 50.0),
     "embeddings_svd": (1, (374,), 374 * (30_522 + D), 49.9),

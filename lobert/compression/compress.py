@@ -43,7 +43,11 @@ Track = Callable[[Sequence[Any]], Iterable[Any]]  # a progress bar, or nothing
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What compression did to one group; multiply-adds are per token, of all its slices together."""
+    """What compression did to one group; multiply-adds are per token, of all its slices together.
+
+    What is dense has all of its neurons. `shape` and the errors are those of the weights that were factorized, from
+    which some may have gone.
+    """
 
     name: str
     factorization: str
@@ -182,7 +186,7 @@ def report_group(
 ) -> GroupReport:
     """Sizes, costs and errors of one factorized group of a compressed model; `lost` is what the factors lack."""
     layers = [model.get_submodule(block.layer) for block, _ in plan.slices]
-    rows, columns = plan.shape[-2:]
+    full = plan.full_shape or plan.shape
     uses = layer_uses(model) if is_inside(model, plan.slices[0][0].path) else 1
     error = ratio(torch.linalg.vector_norm(lost).item(), torch.linalg.vector_norm(tensor).item())
     return GroupReport(
@@ -191,9 +195,9 @@ def report_group(
         rank=list(plan.rank),
         shape=list(plan.shape),
         parameters=plan.parameters,
-        dense_parameters=plan.dense_parameters,
+        dense_parameters=plan.full_parameters,
         macs=uses * linear_macs(nn.ModuleList(layers)),
-        dense_macs=0 if reads_tokens(model, plan) else uses * rows * columns * len(plan.slices),
+        dense_macs=0 if reads_tokens(model, plan) else uses * math.prod(full[-2:]) * len(plan.slices),
         error=error,
         objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
         norm=torch.linalg.vector_norm(tensor).item(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedModel
 
@@ -11,6 +12,7 @@ from lobert.factorizations import RankSetting, Shape
 from lobert.layers.blocks import Block, squares
 
 STACK_LETTERS = {"role": "s", "layer": "l"}
+Neurons = float | Literal["auto"]  # of the feed-forward networks: the share that stays, or as many as are best
 Index = tuple[int, ...]  # into the stack
 Strip = tuple[str, int]  # role, and number of the block of its weight
 Member = tuple[Strip, int | None]  # strip and layer
@@ -23,7 +25,8 @@ class Part:
     `stack` names what is stacked into one tensor: nothing, "role", "layer" or both. With `cut` every weight is cut into
     square blocks along its longer side, and each block counts as a role of its own. Without `rank` or `keep` the
     `default_rank` holds, whose fractions are shares of the full rank; where there is a `default_keep`, that share of
-    every tensor stays, and `default_rank` is no more than the rank of the stack that `keep` starts from.
+    every tensor stays, and `default_rank` is no more than the rank of the stack that `keep` starts from. `neurons` of
+    the feed-forward networks stay, where the part compresses these; without it `default_neurons`.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Part:
     keep: float | None = None
     default_keep: float | None = None
     cut: bool = False
+    neurons: Neurons | None = None
+    default_neurons: Neurons = 1.0
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.rank is not None:
@@ -43,6 +48,8 @@ class Part:
             )
         check_keep(self.keep)
         check_keep(self.default_keep)
+        check_neurons(self.neurons)
+        check_neurons(self.default_neurons)
         if not self.roles:
             raise LobertError(
                 f"{self.name}: roles is empty, so there is nothing to compress: name some, or use decomp=none"
@@ -54,6 +61,17 @@ class Part:
                 raise LobertError(f"{self.name}: nothing to stack by '{axis}': {suggest(axis, STACK_LETTERS)}")
 
     @property
+    def asked_neurons(self) -> Neurons:
+        """How many neurons are to stay, by what was asked or by default."""
+        return self.default_neurons if self.neurons is None else self.neurons
+
+    @property
+    def title(self) -> str:
+        """The name, and what was asked of the neurons, if anything: "all_svd_neurons0.5"."""
+        asked = "" if self.neurons is None else f"_neurons{'' if self.neurons == 'auto' else f'{self.neurons:g}'}"
+        return self.name + asked
+
+    @property
     def letters(self) -> str:
         """The stack as einsum letters, roles before layers."""
         return "".join(letter for axis, letter in STACK_LETTERS.items() if axis in self.stack)
@@ -63,6 +81,15 @@ def check_keep(keep: float | None) -> None:
     """Refuse a share that is none."""
     if keep is not None and not (isinstance(keep, int | float) and 0 < keep <= 1):
         raise LobertError(f"keep={keep} is impossible: it is the share that stays, above 0 and at most 1")
+
+
+def check_neurons(neurons: Neurons | None) -> None:
+    """Refuse what is neither a share nor `auto`."""
+    number = isinstance(neurons, int | float) and not isinstance(neurons, bool)
+    if neurons not in (None, "auto") and not (number and 0 < float(neurons) <= 1):
+        raise LobertError(
+            f"neurons={neurons} is impossible: it is the share that stays, above 0 and at most 1, or auto"
+        )
 
 
 def group_slices(model: PreTrainedModel, part: Part) -> list[tuple[str, list[tuple[Block, Index]]]]:

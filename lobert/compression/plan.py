@@ -6,7 +6,7 @@ needed to rebuild the compressed skeleton.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from transformers import PreTrainedModel
@@ -22,7 +22,10 @@ from lobert.layers.group import Evaluation
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each weight or block of one is."""
+    """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each weight or block of one is.
+
+    `full_shape` is the shape that it has in a model from which no neurons went, where that is another one.
+    """
 
     name: str
     factorization: str
@@ -31,6 +34,7 @@ class GroupPlan:
     rank: Rank
     slices: tuple[tuple[Block, Index], ...]
     evaluation: Evaluation = "auto"
+    full_shape: Shape | None = None
 
     @property
     def dense_parameters(self) -> int:
@@ -38,12 +42,23 @@ class GroupPlan:
         return math.prod(self.shape)
 
     @property
+    def full_parameters(self) -> int:
+        """Of the dense weights with all of their neurons."""
+        return math.prod(self.full_shape or self.shape)
+
+    @property
     def parameters(self) -> int:
         return factorization(self.factorization).parameters(self.stack, self.shape, self.rank)
 
+    def narrowed(self, shape: Shape) -> "GroupPlan":
+        """The same group in a model with fewer neurons, at the same rank as far as it has that."""
+        most = factorization(self.factorization).full_rank(shape)
+        return replace(self, shape=shape, rank=tuple(map(min, self.rank, most)), full_shape=self.shape)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, with the address of each slice as text."""
-        return {**asdict(self), "slices": tuple((str(block), index) for block, index in self.slices)}
+        plain = {**asdict(self), "slices": tuple((str(block), index) for block, index in self.slices)}
+        return {name: value for name, value in plain.items() if name != "full_shape" or value is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "GroupPlan":
@@ -51,6 +66,8 @@ class GroupPlan:
         try:
             slices = tuple((Block.parse(address), tuple(index)) for address, index in data["slices"])
             changed = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
+            if data.get("full_shape") is not None:
+                changed["full_shape"] = tuple(data["full_shape"])
             plan = cls(**{**data, **changed})
             plan.check()
         except (KeyError, TypeError, ValueError, AttributeError, LobertError) as error:
@@ -65,6 +82,8 @@ class GroupPlan:
         method.equation(self.stack)
         if not all(isinstance(size, int) and size > 0 for size in self.shape):
             raise ValueError(f"shape {list(self.shape)}")
+        if self.full_shape is not None and not self.fits_full_shape():
+            raise ValueError(f"shape {list(self.shape)} of a full_shape {list(self.full_shape)}")
         if method.resolve_rank(self.shape, list(self.rank)) != self.rank:
             raise ValueError(f"rank {list(self.rank)}")
         if self.evaluation not in get_args(Evaluation):
@@ -72,6 +91,12 @@ class GroupPlan:
         for _, index in self.slices:
             if len(index) != len(self.stack) or any(not 0 <= i < n for i, n in zip(index, self.shape, strict=False)):
                 raise ValueError(f"slice {list(index)} of {list(self.shape)}")
+
+    def fits_full_shape(self) -> bool:
+        """Whether it is one side of a single matrix that has become shorter."""
+        full = self.full_shape or self.shape
+        whole = len(full) == 2 and all(isinstance(size, int) for size in full) and not self.stack
+        return whole and sorted(now < before for now, before in zip(self.shape, full, strict=True)) == [False, True]
 
 
 def make_plan(
@@ -105,12 +130,16 @@ def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
         others.add(block)
 
 
-def check_shapes(model: PreTrainedModel, plan: GroupPlan) -> None:
-    """Raise LobertError where a weight, or block of one, is not there or of another shape than in the plan."""
+def check_shapes(model: PreTrainedModel, plan: GroupPlan, full: bool = False) -> None:
+    """Raise LobertError where a weight, or block of one, is not there or of another shape than in the plan.
+
+    With `full` the model has all of its neurons still.
+    """
+    planned = ((plan.full_shape if full else None) or plan.shape)[-2:]
     for block, _ in plan.slices:
         shape = tuple(matrix_at(model, block).shape)
-        if shape != plan.shape[-2:]:
-            raise LobertError(f"the plan takes '{block}' as {list(plan.shape[-2:])}, but this model's is {list(shape)}")
+        if shape != planned:
+            raise LobertError(f"the plan takes '{block}' as {list(planned)}, but this model's is {list(shape)}")
 
 
 def plan_part(model: PreTrainedModel, part: Part, evaluation: Evaluation, budget: Budget) -> list[GroupPlan]:

@@ -23,7 +23,8 @@ def write_plan(path: Path, plans: Sequence[GroupPlan]) -> None:
 def plain(plan: GroupPlan) -> dict[str, Any]:
     """The entries of a plan that YAML has no tuples for."""
     slices = [[str(block), list(index)] for block, index in plan.slices]
-    return {"shape": list(plan.shape), "rank": list(plan.rank), "slices": slices}
+    full = {"full_shape": list(plan.full_shape)} if plan.full_shape else {}
+    return {"shape": list(plan.shape), "rank": list(plan.rank), "slices": slices, **full}
 
 
 def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
@@ -43,7 +44,7 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
         raise LobertError(f"decomp.plan={path}: {error}") from None
     try:
         for plan in plans:
-            check_shapes(model, plan)
+            check_shapes(model, plan, full=True)
     except LobertError as error:
         raise LobertError(f"decomp.plan={path}: {error}") from None
     refuse_overlaps(plans)

@@ -8,14 +8,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lobert.compression.grouping import Part, check_keep
+from lobert.compression.grouping import Neurons, Part, check_keep
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
 from lobert.paths import conf_dir
 
 
 def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
-    """The parts of a `decomp` node; its own `keep` holds for every part, its own `rank` for the only one.
+    """The parts of a `decomp` node; its own `keep` and `neurons` hold for every part, its own `rank` for the only one.
 
     Raises LobertError where a rank is given for several parts at once.
     """
@@ -27,8 +27,9 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
     for node in nodes.values():
         if rank is not None:
             node["rank"] = rank
-        if keep is not None and node.get("keep") is None:
-            node["keep"] = keep
+        for setting in ("keep", "neurons"):
+            if decomp.get(setting) is not None and node.get(setting) is None:
+                node[setting] = decomp[setting]
         node["name"] = node["name"] or free_name(**node)
     check_keep(keep)
     return [Part(**node) for node in nodes.values()]
@@ -39,14 +40,19 @@ def free_name(roles: Sequence[str], stack: Sequence[str], factorization: str, cu
     return "_".join([*roles, "by", *(stack or ["matrix"]), *(["squares"] if cut else []), factorization])
 
 
-def named_parts(names: str | Sequence[str], keep: float | None = None, rank: RankSetting | None = None) -> list[Part]:
+def named_parts(
+    names: str | Sequence[str],
+    keep: float | None = None,
+    rank: RankSetting | None = None,
+    neurons: Neurons | None = None,
+) -> list[Part]:
     """The parts of named points: "falcon_4d", or ["tucker_4d", "ffn_svd"] together."""
     chosen = [names] if isinstance(names, str) else list(names)
     known = {path.stem for path in (conf_dir() / "decomp").glob("*.yaml")}
     for name in chosen:
         if name not in known:
             raise LobertError(f"no decomp '{name}': {suggest(name, known)}")
-    return parts_from_settings({**compose_points(chosen), "keep": keep, "rank": rank})
+    return parts_from_settings({**compose_points(chosen), "keep": keep, "rank": rank, "neurons": neurons})
 
 
 def compose_points(names: list[str]) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def compose_points(names: list[str]) -> dict[str, Any]:
 
 def decomp_name(parts: Sequence[Part]) -> str:
     """Short name of a compression: its parts' names, each with the size that was asked of it."""
-    return "+".join(part.name + asked_size(part) for part in parts) or "none"
+    return "+".join(part.title + asked_size(part) for part in parts) or "none"
 
 
 def asked_size(part: Part) -> str:

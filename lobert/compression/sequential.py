@@ -21,6 +21,7 @@ from lobert.compression.draft import Draft
 from lobert.compression.fit import Fit
 from lobert.compression.importance import Reader, even_weights, real_tokens
 from lobert.compression.moments import Moments
+from lobert.compression.neurons import Whole
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan
 from lobert.compression.replay import Replay
@@ -65,23 +66,25 @@ def compress_in_order(
     objective: Objective,
     statistics: Statistics,
     track: Track = iter,
+    whole: Whole | None = None,
 ) -> CompressionReport:
     """Factorize the planned groups of `model` in place, each on the inputs that the groups before it leave.
 
     `batches` are the examples that `statistics` were made from. Groups outside the layers are factorized as
-    `compress_model` does. At the end a classifier is made as sure of its answers as the dense model is. Raises
+    `compress_model` does. At the end a classifier is made as sure of its answers as the dense model is. Where neurons
+    have gone from the model, `whole` is the one that still has them, which the weights are fitted to. Raises
     LobertError for a group whose weights do not all read one input of one layer.
     """
     steps = steps_of(model, plans)
     importance = statistics.importance if objective.weighs_tokens else {}
-    dense = copy.deepcopy(model.eval())
+    dense, kept = whole or (copy.deepcopy(model.eval()), {})
     stream = open_stream(dense, batches)
     with Draft(model) as draft:
         fitted = fit_tables(draft, plans)
         wanted, drifted = stream.hidden, open_stream(model, batches).hidden if fitted else stream.hidden
         for number in track(range(len(encoder_layers(dense)))):
             here = [step for step in steps if step.layer == number]
-            goals, wanted = goals_of(dense, number, here, stream, wanted)
+            goals, wanted = goals_of(dense, number, here, stream, wanted, kept)
             pending = below(model, number, [path for step in here for path in step.paths])
             with Replay(encoder_layers(model)[number], pending) as replay:
                 for step in here:
@@ -154,18 +157,24 @@ def fit_tables(draft: Draft, plans: Sequence[GroupPlan]) -> dict[str, list[Tenso
 
 
 def goals_of(
-    dense: PreTrainedModel, layer: int, steps: Sequence[Step], stream: Stream, hidden: Sequence[Tensor]
+    dense: PreTrainedModel,
+    layer: int,
+    steps: Sequence[Step],
+    stream: Stream,
+    hidden: Sequence[Tensor],
+    kept: Mapping[str, Tensor],
 ) -> tuple[list[dict[str, list[Tensor]]], list[Tensor]]:
     """What is wanted of every weight, for each batch: its outputs in the dense model, or the sum that it is part of.
 
-    And what the dense layer gives to the next one.
+    Of a weight in `kept`, by its path, these of the outputs. And what the dense layer gives to the next one.
     """
     sums = {path: sum_after(dense, path) for step in steps for path in step.paths}
     whole = f"{layers_path(dense)}.{layer}"
     goals, given = [], []
     read, outputs = set(filter(None, sums.values())) - {whole}, {path for path, place in sums.items() if not place}
     for recorder in stream.watch(dense, layer, hidden, read, {*outputs, whole}):
-        goals.append({path: [sum_at(recorder, p, whole)] if p else recorder.outputs[path] for path, p in sums.items()})
+        found = {path: [sum_at(recorder, p, whole)] if p else recorder.outputs[path] for path, p in sums.items()}
+        goals.append({p: [y[..., kept[p]] for y in calls] if p in kept else calls for p, calls in found.items()})
         given.append(first(recorder.outputs[whole][0]))
     return goals, given
 

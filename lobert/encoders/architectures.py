@@ -14,7 +14,8 @@ class Architecture:
     Each set of roles in `shared_inputs` reads one and the same tensor. A role in `sums` gives its output to a sum with
     a residual, which the module named there reads; "" says that the sum is what the layer itself gives.
     With `repeats` a pass runs every layer several times, as they share their weights. A module at `between`, where a
-    model has one, stands between two of the layers.
+    model has one, stands between two of the layers. `width` is the setting of the model's configuration that says how
+    many neurons its feed-forward networks have.
     """
 
     layers: str
@@ -27,6 +28,7 @@ class Architecture:
     sums: Mapping[str, str] = field(default_factory=dict)
     repeats: bool = False
     between: str = ""
+    width: str = "intermediate_size"
 
     def outside(self, prefix: str) -> dict[str, str]:
         """Paths from the model of all roles outside the layers; `prefix` leads to the base model."""
@@ -78,6 +80,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         tables={"word_embeddings": "embeddings.word_embeddings"},
         heads={"pooler": "pre_classifier"},
         sums={"attention_output": "sa_layer_norm", "output": "output_layer_norm"},
+        width="hidden_dim",
     ),
     "albert": Architecture(
         layers="encoder.albert_layer_groups",

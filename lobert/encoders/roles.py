@@ -1,6 +1,7 @@
 """Roles of weights: finding query, key, value, ... of a model, and putting something else there."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,15 @@ from lobert.errors import LobertError, suggest
 from lobert.layers.blocks import Block
 
 Place = tuple[str, int | None]  # (role, layer), None for what is outside the layers
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feed-forward network: the paths of its two linears, and how many outputs of the first one make a neuron."""
+
+    intermediate: str
+    output: str
+    gates: int = 1
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:
@@ -147,6 +157,34 @@ def sum_after(model: PreTrainedModel, path: str) -> str | None:
         if path.startswith(f"{base}.") and inside == known.roles[role]:
             return f"{base}.{layer}.{module}".rstrip(".")
     return None
+
+
+def feedforwards(model: PreTrainedModel) -> list[Network]:
+    """The feed-forward networks, layer by layer; LobertError where the model does not have them as two linears."""
+    places = find_weights(model, ["intermediate", "output"])
+    networks = []
+    for layer in range(len(encoder_layers(model))):
+        first, second = (linear_at(model, places[role, layer]) for role in ("intermediate", "output"))
+        gates, rest = divmod(first.out_features, second.in_features)
+        if rest or second.in_features != width_of(model):
+            outputs = f"the {first.out_features} outputs of '{places['intermediate', layer]}'"
+            raise LobertError(f"{outputs} are not those of {width_of(model)} neurons")
+        networks.append(Network(places["intermediate", layer], places["output", layer], gates))
+    return networks
+
+
+def width_of(model: PreTrainedModel) -> int:
+    """How many neurons a feed-forward network has, as the configuration says; LobertError where it does not."""
+    name = architecture_of(model).width
+    width = getattr(model.config, name, None)
+    if not isinstance(width, int):
+        raise LobertError(f"the configuration of this {model.config.model_type} has no {name}")
+    return width
+
+
+def set_width(model: PreTrainedModel, width: int) -> None:
+    """Write into the configuration how many neurons a feed-forward network has."""
+    setattr(own_config(model), architecture_of(model).width, width)
 
 
 def linear_at(model: PreTrainedModel, path: str) -> nn.Linear:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.compression.compress import CompressionReport, GroupReport, ratio, reads_tokens, stack_weights
+from lobert.compression.neurons import Narrowing
 from lobert.compression.plan import GroupPlan
 from lobert.compression.planfile import write_plan
 from lobert.compression.statistics import Statistics
@@ -24,7 +25,7 @@ from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
 from lobert.results.table import render
 from lobert.stages.calibration import input_statistics
-from lobert.stages.student import compress_start, start_recipe, student_start
+from lobert.stages.student import compress_narrowed, start_recipe, student_start
 from lobert.stages.teacher import found_teacher, make_teacher
 from lobert.stages.workspace import Workspace, planned
 
@@ -41,13 +42,16 @@ def show_plan(work: Workspace) -> None:
     warnings = [f"{plan.name}: {complaint}" for plan in asked if (complaint := unrelated(model, plan))]
     statistics = input_statistics(work, recipe, model) if is_start(work) else None
     dense = copy.deepcopy(model)
-    report = compress_start(work, model, asked, recipe)
+    report, narrowing = compress_narrowed(work, model, asked, recipe)
+    if narrowing is not None:
+        narrowing.narrow(dense)
+        statistics = None if statistics is None else narrowing.statistics(statistics)
     plans = [GroupPlan.from_dict(group) for group in own_config(model).lobert["groups"]]
     errors = None if statistics is None else output_errors(dense, model, plans, statistics)
     path = work.job.runs.parent / "plans" / f"{work.job.name}.yaml"
     write_plan(path, plans)
     told = [f"warning: {warning}" for warning in [*warnings, *dearer(report.groups)]]
-    print_plan(report, errors, [*touched(plans), *told], path, Console())
+    print_plan(report, errors, [*fewer(narrowing), *touched(plans), *told], path, Console())
 
 
 def is_start(work: Workspace) -> bool:
@@ -106,6 +110,14 @@ def leading_share(slices: Tensor) -> float:
     gram = mode_gram(slices, 0)
     total = gram.trace()
     return (torch.linalg.eigvalsh(gram)[-1] / total).item() if total > 0 else 1.0
+
+
+def fewer(narrowing: Narrowing | None) -> list[str]:
+    """How many neurons stay, where some go."""
+    if narrowing is None:
+        return []
+    stay = f"neurons: {narrowing.count:,} of {narrowing.full:,} stay in every feed-forward network"
+    return [f"{stay}; the errors are those of the weights without the others"]
 
 
 def dearer(groups: Sequence[GroupReport]) -> list[str]:

@@ -16,13 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.checkpoint import load
-from lobert.compression.allocation import allowance, size_parts, spend_budget
+from lobert.compression.allocation import Offers, allowance, size_parts, spend_budget
 from lobert.compression.compress import CompressionReport, GroupReport, compress_model
 from lobert.compression.costs import UNITS
+from lobert.compression.neurons import Narrowing, Whole
 from lobert.compression.plan import GroupPlan
 from lobert.compression.refit import refit_head
 from lobert.compression.sequential import chosen_order, compress_in_order
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
+from lobert.compression.width import asked_neurons, neurons_for, planned_narrowing, spend_on_neurons
 from lobert.distill.knowledge import model_inputs
 from lobert.distill.losses import match_layers
 from lobert.encoders.roles import depth_of, keep_first_layers
@@ -87,6 +89,8 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
         recipe |= {"statistics": STATISTICS_VERSION}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
+    if asked_neurons(job.parts) != 1.0:
+        recipe |= {"neurons": asked_neurons(job.parts)}
     if chosen_order(job.order, job.objective, model, planned(job, model)) == "sequential":
         recipe |= {"order": "sequential"}
     if job.sizing.budget != "parameters":
@@ -169,15 +173,54 @@ def distil(
 
 def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe) -> CompressionReport:
     """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
+    return compress_narrowed(work, model, plans, start)[0]
+
+
+def compress_narrowed(
+    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe
+) -> tuple[CompressionReport, Narrowing | None]:
+    """As `compress_start`, and which neurons went."""
     job = work.job
     statistics = make_statistics(work, start, model)
-    plans = allotted(work, model, plans, start, statistics)
+    plans, narrowing = sized(work, model, plans, start, statistics)
     teacher_logits = listen(work, model) if job.refit_head else []
-    report = factorize(work, model, plans, statistics)
+    whole = None
+    if narrowing is not None and statistics is not None:
+        whole, statistics = narrowing.take_out(model, statistics)
+    report = factorize(work, model, plans, statistics, whole)
     if job.refit_head:
         model.to(job.machine.device)
         refit_head(model, zip(calibration_batches(work), teacher_logits, strict=True))
-    return report
+    return report, narrowing
+
+
+def sized(
+    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe, statistics: Statistics | None
+) -> tuple[list[GroupPlan], Narrowing | None]:
+    """The plan with the neurons and ranks that the job's budget buys, and what goes for it; the model stays whole."""
+    job = work.job
+    if job.plan_file is not None:
+        return plans, planned_narrowing(model, plans, job.objective, statistics)
+    neurons = neurons_for(model, job.parts, plans, job.objective, job.sizing)
+    if neurons == 1.0 or statistics is None:
+        return allotted(work, model, plans, start, statistics), None
+    offer = partial(offers_beside, work, start)
+    spent = spend_on_neurons(model, plans, job.objective, statistics, neurons, asked_budget(job, model), offer)
+    log.info("allocation: %s", spent.story(UNITS[job.sizing.budget]))
+    return spent.plans, spent.narrowing
+
+
+def offers_beside(
+    work: Workspace,
+    start: Recipe,
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    statistics: Statistics,
+    narrowing: Narrowing | None,
+) -> Offers:
+    """What each group can be in a model from which neurons have gone."""
+    start = start if narrowing is None else {**start, "neurons": narrowing.count}
+    return make_offers(work, model, plans, start, statistics)
 
 
 def allotted(
@@ -194,15 +237,22 @@ def allotted(
 
 
 def factorize(
-    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], statistics: Statistics | None
+    work: Workspace,
+    model: PreTrainedModel,
+    plans: list[GroupPlan],
+    statistics: Statistics | None,
+    whole: Whole | None = None,
 ) -> CompressionReport:
-    """Put factors in the place of the weights, in the job's order."""
+    """Put factors in the place of the weights, in the job's order; `whole` is the model before neurons went."""
     job = work.job
     if statistics is None or chosen_order(job.order, job.objective, model, plans) == "parallel":
         return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
     model.to(job.machine.device)
+    if whole is not None:
+        whole[0].to(job.machine.device)
     examples = calibration_batches(work)
-    report = compress_in_order(model, plans, examples, job.objective, statistics, bar("factorizing by layer"))
+    shown = bar("factorizing by layer")
+    report = compress_in_order(model, plans, examples, job.objective, statistics, shown, whole)
     model.cpu()
     return report
 

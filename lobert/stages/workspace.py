@@ -14,6 +14,7 @@ from lobert.compression.allocation import size_parts
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
+from lobert.compression.width import UNWEIGHED, neurons_for, planned_width
 from lobert.data import TextDataModule, TokenizedSplit, load_examples, load_task, tokenize
 from lobert.encoders.naming import set_roles
 from lobert.encoders.roles import keep_first_layers
@@ -115,6 +116,9 @@ def check_plan(job: Job, encoder: Path) -> None:
     check_length(job, model)
     plans = planned(job, model)
     chosen_order(job.order, job.objective, model, plans)
+    neurons_for(model, job.parts, plans, job.objective, job.sizing)
+    if planned_width(model, plans) is not None and job.objective.name == "weights":
+        raise LobertError(f"decomp.plan={job.plan_file} leaves out neurons, and {UNWEIGHED}")
 
 
 def check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

@@ -1,0 +1,203 @@
+"""Feed-forward networks with fewer neurons: which of them stay, and what the second weight is without the others.
+
+A neuron is a row of a network's first weight and a column of its second one, so without it both are smaller, whatever
+their ranks: where little is to be kept, most of a factorized network is what it spends on neurons. Those go first whose
+outputs the others make up for best, in the norm in which the weights are factorized then (the surgeon of Hassibi and
+Stork, 1993, taking neurons in place of single weights, and a few of them at once).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lobert.compression.objective import Objective, group_norm
+from lobert.compression.plan import GroupPlan
+from lobert.compression.statistics import Statistics
+from lobert.encoders.roles import Network, feedforwards, linear_at, set_width
+from lobert.layers.blocks import Block
+
+AT_ONCE = 1 / 48  # the share of the neurons that goes before what the others are worth is seen anew
+Whole = tuple[PreTrainedModel, Mapping[str, Tensor]]  # a model with all neurons, and which outputs stay, by path
+FLOOR = 1e-6  # of the mean variance of a neuron, without which few examples would leave a metric that has no inverse
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of a network.
+
+    Attributes:
+        kept: `[n]`, the numbers of its neurons, in their order.
+        weight: `[out, n]`, of the second linear, in double precision: it makes up for the neurons that went.
+        shift: `[out]`, what goes to its bias.
+        error: squared, of its outputs, in the norm.
+    """
+
+    kept: Tensor
+    weight: Tensor
+    shift: Tensor
+    error: float
+
+
+@dataclass
+class Elimination:
+    """The neurons of one network on their way out.
+
+    Attributes:
+        weight: `[out, neurons]`, of the second linear.
+        mean: `[neurons]`, what the neurons give on average.
+        inputs: `[neurons, neurons]`, the metric of what they give.
+        root: `[out, out]`, R of the metric R Rᵀ of the outputs.
+        kept: the numbers of those that are left.
+        error: squared, so far.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    inputs: Tensor
+    root: Tensor
+    kept: Tensor = field(init=False)
+    error: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.kept = torch.arange(len(self.mean))
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.inputs))
+        self._scaled = self.root.mT @ self.weight
+
+    def down_to(self, count: int) -> Remainder:
+        """What is left with `count` neurons, not more than are left now; the same, whatever was asked for before."""
+        while (left := len(self.kept)) - (batch := max(1, int(left * AT_ONCE))) >= count:
+            self._drop(batch)
+        end = copy.copy(self)
+        if left > count:
+            end._drop(left - count)
+        weight = (self.weight @ self.inputs[:, end.kept]) @ end._inverse
+        return Remainder(end.kept, weight, self.weight @ self.mean - weight @ self.mean[end.kept], end.error)
+
+    def _drop(self, count: int) -> None:
+        """Let those go that cost least, each seen by itself, and have the others make up for all of them."""
+        costs = self._scaled.square().sum(0) / self._inverse.diagonal()
+        order = costs.argsort()
+        gone, kept = order[:count], order[count:].sort().values
+        crossed = self._inverse[gone]
+        makes_up = torch.linalg.solve(crossed[:, gone], crossed[:, kept])
+        lost = self._scaled[:, gone]
+        self.error += (torch.linalg.solve(crossed[:, gone], lost.mT) * lost.mT).sum().item()
+        self._scaled = torch.addmm(self._scaled[:, kept], lost, makes_up, alpha=-1)
+        self._inverse = torch.addmm(self._inverse[kept][:, kept], crossed[:, kept].mT, makes_up, alpha=-1)
+        self.kept = self.kept[kept]
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """Every feed-forward network with `count` of its `full` neurons."""
+
+    networks: Mapping[Network, Remainder]
+    count: int
+    full: int
+
+    @property
+    def error(self) -> float:
+        """Squared, of all networks."""
+        return sum(remainder.error for remainder in self.networks.values())
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """Which outputs of every first linear stay, by its path."""
+        return {net.intermediate: self._rows(net, remainder) for net, remainder in self.networks.items()}
+
+    @torch.no_grad()
+    def narrow(self, model: PreTrainedModel) -> None:
+        """Take the neurons out of the model, in place."""
+        for net, remainder in self.networks.items():
+            rows, (first, second) = (
+                self._rows(net, remainder),
+                (linear_at(model, p) for p in (net.intermediate, net.output)),
+            )
+            resize(first, first.weight[rows], None if first.bias is None else first.bias[rows])
+            resize(
+                second, remainder.weight, None if second.bias is None else second.bias + remainder.shift.to(second.bias)
+            )
+        set_width(model, self.count)
+
+    def take_out(self, model: PreTrainedModel, statistics: Statistics) -> tuple[Whole, Statistics]:
+        """Take the neurons out of the model, in place. Returns the model as it was, and the statistics without them."""
+        whole = copy.deepcopy(model), self.kept
+        self.narrow(model)
+        return whole, self.statistics(statistics)
+
+    def narrowed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A copy of the model without the neurons."""
+        model = copy.deepcopy(model)
+        self.narrow(model)
+        return model
+
+    def statistics(self, statistics: Statistics) -> Statistics:
+        """Those of the model without the neurons."""
+        inputs = {net.output: remainder.kept for net, remainder in self.networks.items()}
+        return replace(
+            statistics,
+            mean=chosen(statistics.mean, inputs),
+            second_moment=chosen(statistics.second_moment, inputs),
+            weighted_mean=chosen(statistics.weighted_mean, inputs),
+            weighted_moment=chosen(statistics.weighted_moment, inputs),
+            fisher=chosen(statistics.fisher, inputs),
+            gradient=chosen(statistics.gradient, self.kept),
+        )
+
+    def plans(self, plans: Sequence[GroupPlan]) -> list[GroupPlan]:
+        """The groups as they are in the model without the neurons."""
+        axes = {net.intermediate: -2 for net in self.networks} | {net.output: -1 for net in self.networks}
+        return [self._plan(plan, axes.get(plan.slices[0][0].path)) for plan in plans]
+
+    def _plan(self, plan: GroupPlan, axis: int | None) -> GroupPlan:
+        if axis is None:
+            return plan
+        shape = list(plan.shape)
+        shape[axis] = shape[axis] // self.full * self.count
+        return plan.narrowed(tuple(shape))
+
+    def _rows(self, net: Network, remainder: Remainder) -> Tensor:
+        """The rows of a first linear that belong to the neurons: one each, or two where every one has a gate."""
+        return torch.cat([remainder.kept + start * self.full for start in range(net.gates)])
+
+
+def eliminations(model: PreTrainedModel, objective: Objective, statistics: Statistics) -> dict[Network, Elimination]:
+    """The networks of a model, all of their neurons still there, in the norm of the objective."""
+    return {net: elimination(model, net, objective, statistics) for net in feedforwards(model)}
+
+
+def elimination(model: PreTrainedModel, net: Network, objective: Objective, statistics: Statistics) -> Elimination:
+    """One network."""
+    weight, block = linear_at(model, net.output).weight.detach().cpu().double(), Block(net.output)
+    rows, columns = weight.shape
+    norm = group_norm(objective, GroupPlan(net.output, "svd", "", (rows, columns), (1,), ((block, ()),)), statistics)
+    assert norm is not None, "every objective but the weights has a norm"
+    mean = objective.view(statistics).input_mean(block)
+    return Elimination(weight, mean, floored(norm.inputs), torch.linalg.cholesky(floored(norm.outputs)))
+
+
+def floored(metric: Tensor) -> Tensor:
+    """A metric `[n, n]` that has an inverse."""
+    return metric + FLOOR * metric.diagonal().mean() * torch.eye(len(metric), dtype=metric.dtype)
+
+
+def chosen(table: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A table of vectors `[n]` and matrices `[n, n]` by path, with the entries that stay of those in `kept`."""
+    return {path: part(value, kept[path]) if path in kept else value for path, value in table.items()}
+
+
+def part(value: Tensor, kept: Tensor) -> Tensor:
+    """The entries of a vector, or the rows and columns of a matrix."""
+    return value[kept] if value.dim() == 1 else value[kept][:, kept]
+
+
+def resize(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a linear another weight and bias, in place."""
+    linear.weight = nn.Parameter(weight.to(linear.weight))
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.to(linear.weight).contiguous())
+    linear.out_features, linear.in_features = weight.shape

@@ -1,0 +1,166 @@
+"""How many neurons the feed-forward networks keep: as many as leave the smallest error together with the ranks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from lobert.compression.allocation import Offers, Sizing, spend_budget
+from lobert.compression.budget import Allocation
+from lobert.compression.grouping import Neurons, Part
+from lobert.compression.neurons import Narrowing, eliminations
+from lobert.compression.objective import Objective
+from lobert.compression.plan import GroupPlan
+from lobert.compression.statistics import Statistics
+from lobert.encoders.roles import feedforwards, width_of
+from lobert.errors import LobertError
+
+SHARES = (1.0, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8)  # of the neurons, tried in this order while they get better
+UNWEIGHED = "which ones matter only a calibrated norm can tell: type decomp.objective=loss, or activations"
+
+Offer = Callable[[PreTrainedModel, Sequence[GroupPlan], Statistics, Narrowing | None], Offers]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How a budget was spent on neurons and ranks; `narrowing` is None where all neurons stay."""
+
+    plans: list[GroupPlan]
+    allocation: Allocation
+    narrowing: Narrowing | None = None
+
+    @property
+    def error(self) -> float:
+        """Squared, of what went with the neurons and of what the ranks leave out."""
+        return self.allocation.error + (self.narrowing.error if self.narrowing else 0.0)
+
+    def story(self, unit: str) -> str:
+        """One line: how many neurons stay, and how the rest of the budget was spent, in which unit."""
+        ranks = self.allocation.story(unit)
+        if self.narrowing is None:
+            return f"all neurons stay; {ranks}"
+        share = self.narrowing.error / self.error if self.error else 0.0
+        stay = f"{self.narrowing.count:,} of {self.narrowing.full:,} neurons stay"
+        return f"{stay}, which makes {share:.0%} of the error; {ranks}"
+
+
+def spend_on_neurons(
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    objective: Objective,
+    statistics: Statistics,
+    neurons: Neurons,
+    allowed: float,
+    offer: Offer,
+) -> Spent:
+    """Neurons and ranks for `allowed` of the budget at most; the model is left as it is.
+
+    `offer` says which sizes some groups can have in a model with these statistics, and without some of its neurons.
+    """
+    full, touched = width_of(model), paths_of(model)
+    inside = [plan for plan in plans if plan.slices[0][0].path in touched]
+    outside = offer(model, [plan for plan in plans if plan not in inside], statistics, None)
+    networks = eliminations(model, objective, statistics)
+    best: Spent | None = None
+    for count in counts(full, neurons):
+        if count == full:
+            offers = outside | offer(model, inside, statistics, None)
+            found = Spent(*spend_budget(plans, offers, allowed))
+        else:
+            left = Narrowing({net: steps.down_to(count) for net, steps in networks.items()}, count, full)
+            offers = outside | offer(left.narrowed(model), left.plans(inside), left.statistics(statistics), left)
+            found = Spent(*spend_budget(left.plans(plans), offers, allowed), left)
+        if best is not None and found.error >= best.error:
+            break
+        best = found
+    assert best is not None
+    return best
+
+
+def paths_of(model: PreTrainedModel) -> set[str]:
+    """The linears of all feed-forward networks."""
+    return {path for net in feedforwards(model) for path in (net.intermediate, net.output)}
+
+
+def counts(full: int, neurons: Neurons) -> list[int]:
+    """How many neurons to try."""
+    shares = SHARES if neurons == "auto" else (float(neurons),)
+    return list(dict.fromkeys(max(1, round(share * full)) for share in shares))
+
+
+def planned_narrowing(
+    model: PreTrainedModel, plans: Sequence[GroupPlan], objective: Objective, statistics: Statistics | None
+) -> Narrowing | None:
+    """What a plan that was made of a narrower model takes out of this one; None where that is nothing.
+
+    Raises LobertError where its groups contradict each other, or there is no norm to choose neurons in.
+    """
+    count, full = planned_width(model, plans), width_of(model)
+    if count is None:
+        return None
+    if statistics is None:
+        raise LobertError(f"this plan keeps {count} of {full} neurons, and {UNWEIGHED}")
+    networks = eliminations(model, objective, statistics)
+    return Narrowing({net: steps.down_to(count) for net, steps in networks.items()}, count, full)
+
+
+def planned_width(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> int | None:
+    """How many neurons a plan leaves; None where it says nothing of them, LobertError where it contradicts itself."""
+    if not any(plan.full_shape for plan in plans):
+        return None
+    axes = {net.intermediate: -2 for net in feedforwards(model)} | {net.output: -1 for net in feedforwards(model)}
+    full, found = width_of(model), set[tuple[int, int]]()
+    for plan in plans:
+        axis = axes.get(plan.slices[0][0].path)
+        if plan.full_shape and axis is None:
+            raise LobertError(f"group '{plan.name}' of the plan has a full_shape, and is of no feed-forward network")
+        if axis is not None:
+            before = (plan.full_shape or plan.shape)[axis]
+            found.add((plan.shape[axis] * full, before))
+    widths = {now / before for now, before in found}
+    if len(widths) != 1:
+        raise LobertError(f"the plan leaves {sorted(widths)} neurons, and all networks have as many: give one number")
+    return round(widths.pop())
+
+
+def neurons_for(
+    model: PreTrainedModel, parts: Sequence[Part], plans: Sequence[GroupPlan], objective: Objective, sizing: Sizing
+) -> Neurons:
+    """How many neurons are to stay under these settings: 1.0, all of them, where `auto` is asked for and none can go.
+
+    Raises LobertError where a share is asked for and cannot be had.
+    """
+    asked = asked_neurons(parts)
+    if asked == 1.0 or (reason := why_all_stay(model, plans, objective, sizing)) is None:
+        return asked
+    if asked != "auto":
+        raise LobertError(f"decomp.neurons={asked:g} cannot be: {reason}")
+    return 1.0
+
+
+def asked_neurons(parts: Sequence[Part]) -> Neurons:
+    """What the parts say of neurons; LobertError where they do not agree, or have none."""
+    inside = [part for part in parts if {"intermediate", "output"} & set(part.roles)]
+    asked = list(dict.fromkeys(part.asked_neurons for part in inside or parts))
+    if len(asked) > 1:
+        named = ", ".join(f"{part.name} {part.asked_neurons}" for part in inside)
+        raise LobertError(f"the parts of decomp want different numbers of neurons ({named}): type decomp.neurons=auto")
+    return asked[0] if asked else 1.0
+
+
+def why_all_stay(
+    model: PreTrainedModel, plans: Sequence[GroupPlan], objective: Objective, sizing: Sizing
+) -> str | None:
+    """Why no neuron can go under these settings; None where some can."""
+    if objective.name == "weights":
+        return UNWEIGHED
+    if sizing.allocate != "greedy":
+        return "the budget is spent on neurons and ranks together: type decomp.allocate=greedy"
+    try:
+        paths = paths_of(model)
+    except LobertError as error:
+        return str(error)
+    single = {plan.slices[0][0].path for plan in plans if not plan.stack and plan.slices[0][0].is_whole}
+    if paths <= single:
+        return None
+    return "both weights of every feed-forward network have to be compressed, each by itself, as all_svd and ffn_svd do"
