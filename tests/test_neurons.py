@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from cases import logits_of, one_sentence, point, tiny_bert, token_batch
 from test_architectures import tiny
 from test_pipeline import run_here, the_record
@@ -26,6 +27,7 @@ from lobert.compression.statistics import Statistics
 from lobert.compression.width import SHARES, neurons_for, planned_narrowing, planned_width, spend_on_neurons
 from lobert.encoders.roles import encoder_linears, feedforwards, linear_at, width_of
 from lobert.errors import LobertError
+from lobert.results.record import find_records
 
 BATCHES = [token_batch(8, seed=seed) for seed in range(4)]
 KINDS = ["bert", "roberta", "distilbert", "albert", "deberta-v2", "modernbert", "mpnet", "electra", "megatron-bert"]
@@ -249,8 +251,6 @@ def test_a_plan_says_how_many_neurons_stay(tmp_path: Path) -> None:
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    import yaml
-
     write_plan(tmp_path / "plan.yaml", narrow_plan(tiny_bert()))
     content = yaml.safe_load((tmp_path / "plan.yaml").read_text())
     next(group for group in content["groups"] if group["name"] == "intermediate_1").update(change)
@@ -258,6 +258,24 @@ def test_a_plan_that_contradicts_itself_is_refused(tmp_path: Path, change: dict[
     with pytest.raises(LobertError, match=words) as caught:
         planned_width(tiny_bert(), read_plan(tmp_path / "plan.yaml", tiny_bert()))
     one_sentence(caught.value)
+
+
+def test_a_plan_with_fewer_neurons_is_shown_and_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its file comes the student that its settings make; without a norm, or for an anatomy, the file is refused."""
+    settings = ["decomp=all_narrow_svd", "decomp.keep=0.3", "decomp.neurons=0.5"]
+    run_here(tmp_path, *settings, "student.epochs=0")
+    asked = the_record(tmp_path)
+    run_here(tmp_path, "stage=plan", *settings)
+    assert "neurons: 64 of 128 stay in every feed-forward network" in capsys.readouterr().out
+    (path,) = (tmp_path / "plans").iterdir()
+    for words, others in [("objective=loss", ["decomp.objective=weights"]), ("all neurons", ["stage=anatomy"])]:
+        with pytest.raises(LobertError, match=words) as caught:
+            run_here(tmp_path, f"decomp.plan='{path}'", "decomp.objective=loss", *others)
+        one_sentence(caught.value)
+    run_here(tmp_path, f"decomp.plan='{path}'", "decomp.objective=loss", "student.epochs=0")
+    (obeyed,) = (record for record in find_records(tmp_path)[0] if record.decomp == path.stem)
+    assert obeyed.groups == asked.groups
+    assert obeyed.zero_shot_divergence == asked.zero_shot_divergence
 
 
 # ---- settings ----

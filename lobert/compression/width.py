@@ -15,7 +15,17 @@ from lobert.compression.statistics import Statistics
 from lobert.encoders.roles import feedforwards, width_of
 from lobert.errors import LobertError
 
-SHARES = (1.0, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8)  # of the neurons, tried in this order while they get better
+SHARES = (
+    1,
+    3 / 4,
+    1 / 2,
+    3 / 8,
+    1 / 4,
+    3 / 16,
+    1 / 8,
+    3 / 32,
+    1 / 16,
+)  # of the neurons, tried as long as they get better
 UNWEIGHED = "which ones matter only a calibrated norm can tell: type decomp.objective=loss, or activations"
 
 Offer = Callable[[PreTrainedModel, Sequence[GroupPlan], Statistics, Narrowing | None], Offers]

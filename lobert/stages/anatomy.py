@@ -19,6 +19,7 @@ from lobert.compression.compress import compress_model, ratio
 from lobert.compression.plan import GroupPlan
 from lobert.compression.points import decomp_name
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
+from lobert.compression.width import planned_width
 from lobert.data import compute_metrics
 from lobert.encoders.roles import Place, is_table, matrix_at, places_of_weights
 from lobert.encoders.source import model_key
@@ -63,9 +64,14 @@ def check_anatomy(job: Job) -> None:
 
 
 def make_anatomy(work: Workspace, teacher: Path) -> Path:
-    """The file with the anatomy of the job's compression, found or measured."""
+    """The file with the anatomy of the job's compression, found or measured; all neurons stay for it."""
     job = work.job
     model = load(teacher, job.encoder.roles)
+    if (width := planned_width(model, planned(job, model))) is not None:
+        raise LobertError(
+            f"decomp.plan={job.plan_file} leaves {width} neurons to every feed-forward network, and stage=anatomy "
+            "compresses one weight after the other in a whole teacher: give a plan with all neurons"
+        )
     recipe = anatomy_recipe(work, teacher, model)
     name = decomp_name(job.parts) if job.plan_file is None else job.decomp
     folder = job.store.path("anatomy", f"{job.task.name}_{job.encoder.name}_{name}", recipe)
