@@ -122,14 +122,9 @@ class Goal:
     single: float = 1e-3
 
     @cached_property
-    def weighted(self) -> Tensor:
-        """G T C, slice by slice."""
-        return self.norm.metrics.applied(self.tensor)
-
-    @cached_property
-    def total(self) -> Tensor:
-        """The squared norm of each slice, `[*stack]`."""
-        return (self.weighted * self.tensor).sum((-2, -1))
+    def total(self) -> float:
+        """The squared norm of the tensor."""
+        return self.squared(self.tensor)
 
     @cached_property
     def rough(self) -> Metrics:
@@ -146,12 +141,15 @@ class Goal:
         return [metric.diagonal(dim1=-2, dim2=-1).mean().item() for metric in (self.norm.inputs, self.norm.outputs)]
 
     def error(self, found: Tensor) -> float:
-        """The squared distance of `found [*stack, out, in]`.
+        """The squared distance of `found [*stack, out, in]`."""
+        return self.squared(self.tensor - found)
+
+    def squared(self, lost: Tensor) -> float:
+        """The squared norm of a tensor.
 
         In single precision, unless it is but a small part of what it would be in a norm of such metrics that has no
         directions: then what is left of large products is their rounding.
         """
-        lost = self.tensor - found
         rough = self.rough.squared(lost.float())
         return rough * self.unit if rough > self.single * lost.square().sum().item() else self.norm.squared(lost)
 
@@ -162,7 +160,7 @@ class Goal:
 
     def is_rough(self, error: float) -> bool:
         """Whether single precision is enough to lower this squared error."""
-        return error > self.single * self.total.sum().item()
+        return error > self.single * self.total
 
 
 def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | None) -> Norm | None:

@@ -6,16 +6,16 @@ gradients are zero. Alternating least squares are those of Carroll and Chang (19
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lobert.compression.chain import Tree, cheapest_chain, form, leaves
+from lobert.compression.chain import Chain, Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
 from lobert.compression.objective import Goal, Metrics
-from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.contraction import Path, cheapest_path, contract
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Patience:
     multiply_adds: float = 30_000
     altogether: float = 4.5e11
     gain: float = 2e-3
+
+    def of(self, entries: int) -> float:
+        """Multiply-adds for a tensor with so many entries."""
+        return min(self.multiply_adds * entries, self.altogether)
 
 
 USUAL = Patience()
@@ -57,6 +61,48 @@ def refined(
     return (found, left) if left < error else (list(factors), error)
 
 
+def affordable(equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], patience: Patience = USUAL) -> bool:
+    """Whether patience is enough for a step of any factor."""
+    ways = Ways(equation, stack, metric_terms(goal.norm.metrics, stack), [tuple(factor.shape) for factor in factors])
+    least = min(ways.least(position) for position in range(len(factors)))
+    return least <= patience.of(goal.tensor.numel())
+
+
+class Ways:
+    """How the normal equations of each factor are best formed: a matter of shapes alone."""
+
+    def __init__(self, equation: str, stack: str, metrics: Iterable[str], shapes: Sequence[Sequence[int]]) -> None:
+        self.terms, self.modes, self.metrics = equation.split("->")[0].split(","), stack + "oi", list(metrics)
+        self.common = set(self.modes) - {letter.lower() for term in self.metrics for letter in term if letter.isupper()}
+        sizes: dict[str, int] = {}
+        for term, shape in zip(self.terms, shapes, strict=True):
+            sizes |= dict(zip(term, shape, strict=True)) | dict(zip(self.second(term), shape, strict=True))
+        self.sizes = tuple(sorted(sizes.items()))
+
+    def second(self, term: str) -> str:
+        """The term of a factor's second copy: capitals, but where both copies are the same slice, row or column."""
+        return "".join(letter if letter in self.common else letter.upper() for letter in term)
+
+    def others(self, position: int) -> list[str]:
+        """The terms beside one factor."""
+        return [term for number, term in enumerate(self.terms) if number != position]
+
+    def chain(self, position: int) -> Chain | None:
+        """The products that the factor goes through; None where there are too many ways to look at."""
+        others, term = self.others(position), self.terms[position]
+        operands = (*self.metrics, *others, *(self.second(other) for other in others))
+        return cheapest_chain(tuple(dict.fromkeys(operands)), term, self.second(term), self.sizes)
+
+    def path(self, position: int) -> Path:
+        """From the other factors and the weighted tensor to the right side."""
+        return cheapest_path((*self.others(position), self.modes), self.terms[position], self.sizes)
+
+    def least(self, position: int) -> float:
+        """Multiply-adds without which there is not a single step."""
+        chain = self.chain(position)
+        return math.inf if chain is None else chain.once + self.path(position).multiply_adds + 2 * chain.each
+
+
 class Fit:
     """A goal and the factors as they are now; `error` is theirs in its norm, of `total` for the tensor.
 
@@ -69,13 +115,12 @@ class Fit:
         rough = goal.is_rough(error)
         metrics, unit = (goal.rough, goal.unit) if rough else (goal.norm.metrics, 1.0)
         self.dtype = torch.float32 if rough else torch.float64
-        self.total, self.error = goal.total.sum().item() / unit, error / unit
-        self.terms, self.modes = equation.split("->")[0].split(","), stack + "oi"
+        self.total, self.error = goal.total / unit, error / unit
         self.metrics = metric_terms(metrics, stack)
-        self.common = set(self.modes) - {letter.lower() for term in self.metrics for letter in term if letter.isupper()}
-        self.weighted = (goal.weighted / unit).to(self.dtype)
+        self.ways = Ways(equation, stack, self.metrics, [tuple(factor.shape) for factor in factors])
+        self.weighted = metrics.applied(goal.tensor.to(self.dtype))
         self.factors = [factor.to(self.dtype) for factor in factors]
-        self.left = min(patience.multiply_adds * goal.tensor.numel(), patience.altogether)
+        self.left = patience.of(goal.tensor.numel())
         self.formed: dict[Tree, Tensor] = {}
         self.improved = False
 
@@ -88,37 +133,23 @@ class Fit:
         self.error -= gain
         self.improved = self.improved or gain > 0
         self.left -= spent
-        stale = {self.terms[position], self.second(self.terms[position])}
+        stale = {self.ways.terms[position], self.ways.second(self.ways.terms[position])}
         self.formed = {tree: value for tree, value in self.formed.items() if not stale & leaves(tree)}
 
     def problem(self, position: int) -> Problem | None:
         """The normal equations of one factor, or None where not a single step could be afforded."""
-        term, operands = self.terms[position], dict(self.metrics)
-        others = {t: factor for t, factor in zip(self.terms, self.factors, strict=True) if t != term}
-        operands |= others | {self.second(t): factor for t, factor in others.items()}
-        sizes = self.sizes()
-        chain = cheapest_chain(tuple(operands), term, self.second(term), sizes)
-        path = cheapest_path((*others, self.modes), term, sizes)
-        if chain is None or chain.once + path.multiply_adds + 2 * chain.each > self.left:
+        ways = self.ways
+        chain, path = ways.chain(position), ways.path(position)
+        if chain is None or ways.least(position) > self.left:
             return None
         self.left -= chain.once + path.multiply_adds
+        term = ways.terms[position]
+        others = {t: factor for t, factor in zip(ways.terms, self.factors, strict=True) if t != term}
+        operands = self.metrics | others | {ways.second(t): factor for t, factor in others.items()}
         steps = [(equation, form(tree, operands, self.formed)) for equation, tree in chain.steps]
         wanted = contract(path, [*others.values(), self.weighted])
-        problem = Problem(term, self.second(term), steps, wanted, self.weighted.numel())
+        problem = Problem(term, ways.second(term), steps, wanted, self.weighted.numel())
         return problem if problem.conditioning <= self.left else None
-
-    def second(self, term: str) -> str:
-        """The term of a factor's second copy: capitals, but where both copies are the same slice, row or column."""
-        return "".join(letter if letter in self.common else letter.upper() for letter in term)
-
-    def sizes(self) -> tuple[tuple[str, int], ...]:
-        """Of all letters, those of the second copies among them."""
-        sizes: dict[str, int] = {}
-        for term, factor in zip(self.terms, self.factors, strict=True):
-            sizes |= dict(zip(term, factor.shape, strict=True)) | dict(
-                zip(self.second(term), factor.shape, strict=True)
-            )
-        return tuple(sorted(sizes.items()))
 
 
 def metric_terms(metrics: Metrics, stack: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lobert.compression.objective import Goal, Norm, narrowed, trace
-from lobert.compression.refine import refined
+from lobert.compression.refine import affordable, refined
 from lobert.factorizations import Factorization, Rank
 from lobert.factorizations.numerics import eigh
 
@@ -58,26 +58,26 @@ def decompose_in_norm(method: Factorization, stack: str, tensor: Tensor, rank: R
     if norm is None:
         return method.decompose(tensor, rank)
     equation = method.equation(stack)
-    scales = scaling(equation, stack, norm)
-    whitened = scaled(tensor, stack, scales)
+    scales, goal = scaling(equation, stack, norm), Goal(tensor, norm)
+    if stack and not is_faithful(norm, stack, scales):
+        return decompose_averaged(method, stack, goal, rank, scales)
+    found = unscaled_all(equation, method.decompose(scaled(tensor, stack, scales), rank), scales)
     if not stack:
-        return unscaled_all(equation, method.decompose(whitened, rank), scales)
-    goal = Goal(tensor, norm)
-    if is_faithful(goal, whitened):
-        candidates = [unscaled_all(equation, method.decompose(whitened, rank), scales), method.decompose(tensor, rank)]
-        return min(candidates, key=lambda factors: goal.error_of(equation, factors))
-    return decompose_averaged(method, stack, goal, rank, scales, whitened.float().double())
+        return found
+    return min([found, method.decompose(tensor, rank)], key=lambda factors: goal.error_of(equation, factors))
 
 
 def decompose_averaged(
-    method: Factorization, stack: str, goal: Goal, rank: Rank, scales: Sequence[Scale], whitened: Tensor
+    method: Factorization, stack: str, goal: Goal, rank: Rank, scales: Sequence[Scale]
 ) -> list[Tensor]:
     """Factors that are refined from the closer one of two closed forms: of the scaled tensor, and of the tensor itself.
 
     The plain decomposition is finished beside them only where it may be closer: where its closed form is not farther
-    than the method makes up for, nor so far behind the other one that it stays there.
+    than the method makes up for, nor so far behind the other one that it stays there. The scaled tensor is one in
+    single precision: what is refined from it does not depend on its last digits.
     """
     equation, tensor, shape = method.equation(stack), goal.tensor, tuple(goal.tensor.shape)
+    whitened = scaled(tensor.float(), stack, scales).double()
     found, plain = method.closed_form(whitened, rank), method.closed_form(tensor, rank)
     near, far = (goal.error_of(equation, f) for f in (unscaled_all(equation, found, scales), plain))
     safe = far / method.gain(shape)  # no plain decomposition is closer
@@ -86,17 +86,39 @@ def decompose_averaged(
         start = unscaled_all(equation, method.start(whitened, rank, found, enough), scales)
     else:
         start = method.start(tensor, rank, plain, enough)
+    ahead = near * method.lead(shape) <= far
+    if ahead and not affordable(equation, stack, goal, start):
+        return start
     best, error = refined(equation, stack, goal, start, goal.error_of(equation, start))
-    if error <= safe or near * method.lead(shape) <= far:
+    if error <= safe or ahead:
         return best
     plain = method.finish(tensor, rank, plain)
     return best if error <= goal.error_of(equation, plain) else plain
 
 
-def is_faithful(goal: Goal, whitened: Tensor) -> bool:
-    """Whether a tensor has, slice by slice, the norm that its scaled form has; up to one factor for all slices."""
-    wanted, found = goal.total, whitened.square().sum((-2, -1))
-    return torch.allclose(wanted / wanted.sum(), found / found.sum(), rtol=FAITHFUL, atol=0.0)
+def is_faithful(norm: Norm, stack: str, scales: Sequence[Scale]) -> bool:
+    """Whether every slice has the norm that its scaled form has; up to one factor for all slices.
+
+    Two such forms that agree on random matrices of rank one are the same.
+    """
+    random = torch.Generator().manual_seed(0)
+    for _ in range(PROBES):
+        left, right = (
+            torch.randn(metric.shape[:-1], dtype=metric.dtype, generator=random)
+            for metric in (norm.outputs, norm.inputs)
+        )
+        wanted = quadratic(norm.outputs, left) * quadratic(norm.inputs, right)
+        outer = applied(stack + "o", left, [scale for scale in scales if "i" not in scale.letters])
+        inner = applied(stack + "i", right, [scale for scale in scales if "i" in scale.letters])
+        found = outer.square().sum(-1) * inner.square().sum(-1)
+        if not torch.allclose(wanted / wanted.sum(), found / found.sum(), rtol=FAITHFUL, atol=0.0):
+            return False
+    return True
+
+
+def quadratic(metric: Tensor, vectors: Tensor) -> Tensor:
+    """x M xᵀ of `vectors [..., n]` in metrics `[..., n, n]`."""
+    return ((metric @ vectors.unsqueeze(-1)).squeeze(-1) * vectors).sum(-1)
 
 
 def errors_in_norm(
@@ -201,10 +223,15 @@ def weight_scales(terms: Sequence[str], stack: str, weights: Tensor) -> list[Sca
 
 
 def scaled(tensor: Tensor, stack: str, scales: Sequence[Scale]) -> Tensor:
-    """The tensor after every scaling."""
-    modes = stack + "oi"
+    """The tensor after every scaling, in its own precision."""
+    return applied(stack + "oi", tensor, scales)
+
+
+def applied(modes: str, tensor: Tensor, scales: Sequence[Scale]) -> Tensor:
+    """Every one of the scalings applied to a tensor that has their modes."""
     for scale in scales:
-        tensor = torch.einsum(f"{modes},{scale.letters}->{moved(modes, scale.letters)}", tensor, scale.forward)
+        equation = f"{modes},{scale.letters}->{moved(modes, scale.letters)}"
+        tensor = torch.einsum(equation, tensor, scale.forward.to(tensor.dtype))
     return tensor
 
 
