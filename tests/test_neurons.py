@@ -290,6 +290,7 @@ def test_a_plan_with_fewer_neurons_is_shown_and_obeyed(tmp_path: Path, capsys: p
         ("all_svd", {"neurons": True}, "or auto"),
         ("all_svd", {"neurons": 0.5, "objective": "weights"}, "objective=loss"),
         ("all_svd", {"neurons": 0.5, "allocate": "uniform"}, "allocate=greedy"),
+        ("falcon_4d", {"neurons": 0.5, "objective": "weights"}, "take all_svd"),
         ("svd", {"neurons": 0.5}, "both weights"),
         ("ffn_tucker", {"neurons": 0.5, "allocate": "greedy"}, "each by itself"),
     ],

@@ -80,7 +80,7 @@ class Elimination:
     def _drop(self, count: int) -> None:
         """Let those go that cost least, each seen by itself, and have the others make up for all of them."""
         costs = self._scaled.square().sum(0) / self._inverse.diagonal()
-        order = costs.argsort()
+        order = costs.argsort(stable=True)
         gone, kept = order[:count], order[count:].sort().values
         crossed = self._inverse[gone]
         makes_up = torch.linalg.solve(crossed[:, gone], crossed[:, kept])

@@ -105,9 +105,10 @@ def planned_narrowing(
 
     Raises LobertError where its groups contradict each other, or there is no norm to choose neurons in.
     """
-    count, full = planned_width(model, plans), width_of(model)
+    count = planned_width(model, plans)
     if count is None:
         return None
+    full = width_of(model)
     if statistics is None:
         raise LobertError(f"this plan keeps {count} of {full} neurons, and {UNWEIGHED}")
     networks = eliminations(model, objective, statistics)
@@ -162,15 +163,17 @@ def why_all_stay(
     model: PreTrainedModel, plans: Sequence[GroupPlan], objective: Objective, sizing: Sizing
 ) -> str | None:
     """Why no neuron can go under these settings; None where some can."""
-    if objective.name == "weights":
-        return UNWEIGHED
-    if sizing.allocate != "greedy":
-        return "the budget is spent on neurons and ranks together: type decomp.allocate=greedy"
     try:
         paths = paths_of(model)
     except LobertError as error:
         return str(error)
     single = {plan.slices[0][0].path for plan in plans if not plan.stack and plan.slices[0][0].is_whole}
-    if paths <= single:
-        return None
-    return "both weights of every feed-forward network have to be compressed, each by itself, as all_svd and ffn_svd do"
+    if not paths <= single:
+        return (
+            "both weights of every feed-forward network have to be compressed, each by itself: take all_svd or ffn_svd"
+        )
+    if objective.name == "weights":
+        return UNWEIGHED
+    if sizing.allocate != "greedy":
+        return "the budget is spent on neurons and ranks together: type decomp.allocate=greedy"
+    return None
