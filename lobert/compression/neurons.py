@@ -64,31 +64,37 @@ class Elimination:
 
     def __post_init__(self) -> None:
         self.kept = torch.arange(len(self.mean))
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.inputs))
+        self._inverse = torch.cholesky_inverse(
+            torch.linalg.cholesky(self.inputs)
+        )  # of those kept, whatever else it has
         self._scaled = self.root.mT @ self.weight
 
     def down_to(self, count: int) -> Remainder:
         """What is left with `count` neurons, not more than are left now; the same, whatever was asked for before."""
         while (left := len(self.kept)) - (batch := max(1, int(left * AT_ONCE))) >= count:
             self._drop(batch)
-        end = copy.copy(self)
+        end = self
         if left > count:
+            end = copy.copy(self)
+            end._inverse, end._scaled = self._inverse.clone(), self._scaled.clone()
             end._drop(left - count)
-        weight = (self.weight @ self.inputs[:, end.kept]) @ end._inverse
+        weight = (self.weight @ self.inputs[:, end.kept]) @ part(end._inverse, end.kept)
         return Remainder(end.kept, weight, self.weight @ self.mean - weight @ self.mean[end.kept], end.error)
 
     def _drop(self, count: int) -> None:
-        """Let those go that cost least, each seen by itself, and have the others make up for all of them."""
-        costs = self._scaled.square().sum(0) / self._inverse.diagonal()
+        """Let those go that cost least, each seen by itself, and have the others make up for all of them.
+
+        Rows and columns of those that went stay where they are, as zeros but for rounding: copies would take longer.
+        """
+        costs = (self._scaled.square().sum(0) / self._inverse.diagonal())[self.kept]
         order = costs.argsort(stable=True)
-        gone, kept = order[:count], order[count:].sort().values
-        crossed = self._inverse[gone]
-        makes_up = torch.linalg.solve(crossed[:, gone], crossed[:, kept])
-        lost = self._scaled[:, gone]
-        self.error += (torch.linalg.solve(crossed[:, gone], lost.mT) * lost.mT).sum().item()
-        self._scaled = torch.addmm(self._scaled[:, kept], lost, makes_up, alpha=-1)
-        self._inverse = torch.addmm(self._inverse[kept][:, kept], crossed[:, kept].mT, makes_up, alpha=-1)
-        self.kept = self.kept[kept]
+        gone, self.kept = self.kept[order[:count]], self.kept[order[count:].sort().values]
+        crossed, lost = self._inverse[gone], self._scaled[:, gone]
+        makes_up = torch.linalg.solve(crossed[:, gone], torch.cat([crossed, lost.mT], 1))
+        self.error += (makes_up[:, len(self.mean) :] * lost.mT).sum().item()
+        makes_up = makes_up[:, : len(self.mean)]
+        self._scaled.addmm_(lost, makes_up, alpha=-1)
+        self._inverse.addmm_(crossed.mT, makes_up, alpha=-1)
 
 
 @dataclass(frozen=True)
