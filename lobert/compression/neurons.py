@@ -7,7 +7,7 @@ Stork, 1993, taking neurons in place of single weights, and a few of them at onc
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -156,7 +156,7 @@ class Narrowing:
 
     def plans(self, plans: Sequence[GroupPlan]) -> list[GroupPlan]:
         """The groups as they are in the model without the neurons."""
-        axes = {net.intermediate: -2 for net in self.networks} | {net.output: -1 for net in self.networks}
+        axes = cut_axes(self.networks)
         return [self._plan(plan, axes.get(plan.slices[0][0].path)) for plan in plans]
 
     def _plan(self, plan: GroupPlan, axis: int | None) -> GroupPlan:
@@ -169,6 +169,11 @@ class Narrowing:
     def _rows(self, net: Network, remainder: Remainder) -> Tensor:
         """The rows of a first linear that belong to the neurons: one each, or two where every one has a gate."""
         return torch.cat([remainder.kept + start * self.full for start in range(net.gates)])
+
+
+def cut_axes(networks: Iterable[Network]) -> dict[str, int]:
+    """Along which axis of its weight `[out, in]` a linear has the neurons, by its path."""
+    return {path: axis for net in networks for path, axis in ((net.intermediate, -2), (net.output, -1))}
 
 
 def eliminations(model: PreTrainedModel, objective: Objective, statistics: Statistics) -> dict[Network, Elimination]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from lobert.compression.allocation import Offers, Sizing, spend_budget
 from lobert.compression.budget import Allocation
 from lobert.compression.grouping import Neurons, Part
-from lobert.compression.neurons import Narrowing, eliminations
+from lobert.compression.neurons import Narrowing, cut_axes, eliminations
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
@@ -67,7 +67,7 @@ def spend_on_neurons(
 
     `offer` says which sizes some groups can have in a model with these statistics, and without some of its neurons.
     """
-    full, touched = width_of(model), paths_of(model)
+    full, touched = width_of(model), cut_axes(feedforwards(model))
     inside = [plan for plan in plans if plan.slices[0][0].path in touched]
     outside = offer(model, [plan for plan in plans if plan not in inside], statistics, None)
     networks = eliminations(model, objective, statistics)
@@ -85,11 +85,6 @@ def spend_on_neurons(
         best = found
     assert best is not None
     return best
-
-
-def paths_of(model: PreTrainedModel) -> set[str]:
-    """The linears of all feed-forward networks."""
-    return {path for net in feedforwards(model) for path in (net.intermediate, net.output)}
 
 
 def counts(full: int, neurons: Neurons) -> list[int]:
@@ -119,16 +114,13 @@ def planned_width(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> int | N
     """How many neurons a plan leaves; None where it says nothing of them, LobertError where it contradicts itself."""
     if not any(plan.full_shape for plan in plans):
         return None
-    axes = {net.intermediate: -2 for net in feedforwards(model)} | {net.output: -1 for net in feedforwards(model)}
-    full, found = width_of(model), set[tuple[int, int]]()
+    axes, widths = cut_axes(feedforwards(model)), set[float]()
     for plan in plans:
         axis = axes.get(plan.slices[0][0].path)
-        if plan.full_shape and axis is None:
-            raise LobertError(f"group '{plan.name}' of the plan has a full_shape, and is of no feed-forward network")
         if axis is not None:
-            before = (plan.full_shape or plan.shape)[axis]
-            found.add((plan.shape[axis] * full, before))
-    widths = {now / before for now, before in found}
+            widths.add(width_of(model) * plan.shape[axis] / (plan.full_shape or plan.shape)[axis])
+        elif plan.full_shape:
+            raise LobertError(f"group '{plan.name}' of the plan has a full_shape, and is of no feed-forward network")
     if len(widths) != 1:
         raise LobertError(f"the plan leaves {sorted(widths)} neurons, and all networks have as many: give one number")
     return round(widths.pop())
@@ -164,7 +156,7 @@ def why_all_stay(
 ) -> str | None:
     """Why no neuron can go under these settings; None where some can."""
     try:
-        paths = paths_of(model)
+        paths = cut_axes(feedforwards(model)).keys()
     except LobertError as error:
         return str(error)
     single = {plan.slices[0][0].path for plan in plans if not plan.stack and plan.slices[0][0].is_whole}
