@@ -27,7 +27,7 @@ from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
 from lobert.errors import LobertError
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import fold, unfold
+from lobert.layers.pairs import fold, unfold
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",

@@ -19,7 +19,8 @@ from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.costs import Budget
 from lobert.compression.examples import NOISE, Calibration, noisy
-from lobert.compression.grouping import Neurons
+from lobert.compression.grouping import HeadsName, Neurons
+from lobert.compression.heads import joined_as_asked
 from lobert.compression.neurons import Narrowing
 from lobert.compression.objective import Objective, ObjectiveName
 from lobert.compression.plan import GroupPlan, make_plan
@@ -32,6 +33,7 @@ from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
 from lobert.layers.group import Evaluation
+from lobert.layers.pairs import fold
 
 
 def compress(
@@ -42,6 +44,7 @@ def compress(
     scope: Scope = "targets",
     rank: RankSetting | None = None,
     neurons: Neurons | None = None,
+    heads: HeadsName | None = None,
     data: Iterable[Batch] | None = None,
     objective: ObjectiveName | Objective | None = None,
     allocate: AskedAllocation = "auto",
@@ -59,6 +62,8 @@ def compress(
         rank: exact rank instead, where `decomp` is one point.
         neurons: share of the feed-forward networks' neurons that stays, or "auto", as many as leave the smallest error;
             by default what `decomp` says. Needs data and greedy allocation.
+        heads: "joint" to keep nothing that is redundant between queries and keys, and between values and output, or
+            "apart"; by default what `decomp` says. Needs greedy allocation.
         data: a few hundred examples in batches of `input_ids [B, T]` and `attention_mask [B, T]`, for calibration;
             `[B, options, T]` for multiple choice.
         objective: "weights" (default without data), "activations", "fisher" or "loss" (default with data).
@@ -75,10 +80,10 @@ def compress(
     needs data where there is none.
     """
     goal = chosen_objective(objective, data is not None)
-    named = named_parts(decomp, keep, rank, neurons)
+    named = named_parts(decomp, keep, rank, neurons, heads)
     sizing = Sizing(keep, scope, chosen_allocation(allocate, goal, named), budget)
     parts = size_parts(model, named, sizing)
-    plans = make_plan(model, parts, evaluation, budget)
+    plans = joined_as_asked(model, make_plan(model, parts, evaluation, budget), parts, sizing)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
     calibration = Calibration(noise=calibration_noise)
     batches = noisy([] if data is None else list(data), calibration.noise)
@@ -93,8 +98,11 @@ def compress(
         if spent.narrowing is not None and statistics is not None:
             whole, statistics = spent.narrowing.take_out(model, statistics)
     if sequential and statistics is not None:
-        return compress_in_order(model, plans, batches, goal, statistics, whole=whole)
-    return compress_model(model, plans, objective=goal, statistics=statistics)
+        report = compress_in_order(model, plans, batches, goal, statistics, whole=whole)
+    else:
+        report = compress_model(model, plans, objective=goal, statistics=statistics)
+    fold(model)
+    return report
 
 
 def spend(

@@ -196,6 +196,7 @@ def plan_from(decomp: Mapping[str, Any]) -> Path | None:
         "allocate": "auto",
         "budget": "parameters",
         "neurons": None,
+        "heads": None,
     }
     for name, other in usual.items():
         if decomp[name] != other:

@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedModel
 
-from lobert.compression.budget import Allocation, Option, allocate
+from lobert.compression.budget import Allocation, Option, PairOption, allocate
 from lobert.compression.compress import Track, linear_macs, reads_tokens, stack_weights
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, parameters_cost
 from lobert.compression.grouping import Part, check_keep
+from lobert.compression.joint import met, pair_options, pairs_among
 from lobert.compression.objective import Objective, group_norm
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.statistics import Statistics
@@ -140,18 +141,25 @@ def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> 
     A group stays dense where that is the best use, and keeps the size it has in the plan where it has no offer. Raises
     LobertError where the smallest ranks exceed the budget.
     """
-    others = [plan for plan in plans if plan.name in offers]
+    pairs = [pair for pair in pairs_among(plans) if all(plan.name in offers for plan in pair)]
+    paired = {plan.name for pair in pairs for plan in pair}
+    alone = [plan for plan in plans if plan.name in offers and plan.name not in paired]
     fixed = sum(plan.parameters for plan in plans if plan.name not in offers)
-    allocation = allocate([offers[plan.name] for plan in others], allowed - fixed)
-    chosen = {plan.name: resized(plan, option) for plan, option in zip(others, allocation.options, strict=True)}
-    return [chosen.get(plan.name, plan) for plan in plans], allocation
+    together = [pair_options(*pair, *(offers[plan.name] for plan in pair)) for pair in pairs]
+    allocation = allocate([offers[plan.name] for plan in alone] + together, allowed - fixed)
+    chosen = [resized(plan, option) for plan, option in zip(alone, allocation.options, strict=False)]
+    for pair, option in zip(pairs, allocation.options[len(alone) :], strict=True):
+        assert isinstance(option, PairOption)
+        chosen += met(*(resized(plan, half) for plan, half in zip(pair, option.halves, strict=True)))
+    sized = {plan.name: plan for plan in chosen}
+    return [sized.get(plan.name, plan) for plan in plans], allocation
 
 
 def group_options(
     model: PreTrainedModel, plan: GroupPlan, objective: Objective, statistics: Statistics | None, budget: Budget
 ) -> list[Option]:
     """What one group can be: its factorization at each rank that saves something, or dense."""
-    method, tensor = factorization(plan.factorization), stack_weights(model, plan)
+    method, tensor = plan.method, stack_weights(model, plan)
     cost = group_cost(model, plan, budget)
     costs = {rank: cost(rank) for rank in method.candidates(plan.shape, plan.rank)}
     ranks = [rank for rank, spent in costs.items() if spent < plan.dense_parameters]
@@ -169,5 +177,5 @@ def group_cost(model: PreTrainedModel, plan: GroupPlan, budget: Budget) -> Cost:
 
 def resized(plan: GroupPlan, option: Option) -> GroupPlan:
     if option.rank is None:
-        return replace(plan, factorization="dense", rank=())
+        return replace(plan, factorization="dense", rank=(), heads=None)
     return replace(plan, rank=option.rank)

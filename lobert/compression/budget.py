@@ -23,6 +23,13 @@ class Option:
 
 
 @dataclass(frozen=True)
+class PairOption(Option):
+    """One size of two groups together, whose costs depend on each other; its rank is None where both are dense."""
+
+    halves: tuple[Option, Option]
+
+
+@dataclass(frozen=True)
 class Allocation:
     """One option for each group, and a lower bound on the total error of any choice within the budget."""
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lobert.compression.costs import inputs_read
 from lobert.compression.objective import Norm, Objective, group_norm
-from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
+from lobert.compression.plan import GroupPlan, check_pairs, check_shapes, refuse_overlaps
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import decompose_in_norm
 from lobert.encoders.roles import (
@@ -28,7 +28,7 @@ from lobert.encoders.roles import (
     replace_module,
 )
 from lobert.errors import LobertError
-from lobert.factorizations import factorization, reconstruct
+from lobert.factorizations import reconstruct
 from lobert.layers.blocklinear import assembled
 from lobert.layers.blocks import Block
 from lobert.layers.factored import FactoredLinear
@@ -93,16 +93,17 @@ def compress_model(
     """Factorize the planned groups of `model` in place, by the smallest error in the norm of `objective`.
 
     With `statistics` the biases make up for the change of each layer's mean output; without, they and everything
-    outside the plan stay as they are. Factors in `fitted`, by the name of the group, are taken as they are, and so are
-    the biases then. Raises LobertError for weights that are not finite.
+    outside the plan stay as they are. Groups that meet in heads are left whole, for `fold`. Factors in `fitted`, by the
+    name of the group, are taken as they are, and so are the biases then. Raises LobertError for weights that are not
+    finite.
     """
     tensors = {plan.name: stack_weights(model, plan) for plan in plans}
     bank = install_skeleton(model, plans)
     reports = []
     for plan in track(plans):
         tensor = tensors.pop(plan.name)
-        method, norm = factorization(plan.factorization), norm_of(model, plan, objective, statistics)
-        factors = fitted.get(plan.name) or decompose_in_norm(method, plan.stack, tensor, plan.rank, norm)
+        norm = norm_of(model, plan, objective, statistics)
+        factors = fitted.get(plan.name) or decompose_in_norm(plan.method, plan.stack, tensor, plan.rank, norm)
         group = bank[plan.name]
         assert isinstance(group, FactorGroup)
         group.set_factors(factors)
@@ -152,11 +153,12 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
     if hasattr(model, BANK):
         raise LobertError("the model is compressed already: start from a dense one, or lobert.merge it first")
     refuse_overlaps(plans)
+    check_pairs(plans)
     for plan in plans:
         check_shapes(model, plan)
     bank, layers = nn.ModuleDict(), dict[str, dict[Block, FactoredLinear]]()
     for plan in plans:
-        group = FactorGroup(factorization(plan.factorization), plan.stack, plan.shape, plan.rank, plan.evaluation)
+        group = FactorGroup(plan.method, plan.stack, plan.shape, plan.rank, plan.evaluation)
         bank[plan.name] = group
         inputs = shared_inputs(model, plan)
         for block, index in plan.slices:

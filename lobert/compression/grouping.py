@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from transformers import PreTrainedModel
 
@@ -13,6 +13,7 @@ from lobert.layers.blocks import Block, squares
 
 STACK_LETTERS = {"role": "s", "layer": "l"}
 Neurons = float | Literal["auto"]  # of the feed-forward networks: the share that stays, or as many as are best
+HeadsName = Literal["apart", "joint"]  # whether weights that meet in the heads of an attention are kept together
 Index = tuple[int, ...]  # into the stack
 Strip = tuple[str, int]  # role, and number of the block of its weight
 Member = tuple[Strip, int | None]  # strip and layer
@@ -26,7 +27,8 @@ class Part:
     square blocks along its longer side, and each block counts as a role of its own. Without `rank` or `keep` the
     `default_rank` holds, whose fractions are shares of the full rank; where there is a `default_keep`, that share of
     every tensor stays, and `default_rank` is no more than the rank of the stack that `keep` starts from. `neurons` of
-    the feed-forward networks stay, where the part compresses these; without it `default_neurons`.
+    the feed-forward networks stay, where the part compresses these; without it `default_neurons`. `heads` say whether
+    what is redundant between queries and keys, and between values and output, is kept; without it `default_heads`.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Part:
     cut: bool = False
     neurons: Neurons | None = None
     default_neurons: Neurons = 1.0
+    heads: HeadsName | None = None
+    default_heads: HeadsName = "apart"
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.rank is not None:
@@ -50,6 +54,9 @@ class Part:
         check_keep(self.default_keep)
         check_neurons(self.neurons)
         check_neurons(self.default_neurons)
+        for heads in (self.heads or "apart", self.default_heads):
+            if heads not in get_args(HeadsName):
+                raise LobertError(f"{self.name}: no heads={heads}: {suggest(str(heads), get_args(HeadsName))}")
         if not self.roles:
             raise LobertError(
                 f"{self.name}: roles is empty, so there is nothing to compress: name some, or use decomp=none"
@@ -67,9 +74,9 @@ class Part:
 
     @property
     def title(self) -> str:
-        """The name, and what was asked of the neurons, if anything: "all_svd_neurons0.5"."""
+        """The name, and what was asked of neurons and heads, if anything: "all_svd_neurons0.5"."""
         asked = "" if self.neurons is None else f"_neurons{'' if self.neurons == 'auto' else f'{self.neurons:g}'}"
-        return self.name + asked
+        return self.name + asked + ("" if self.heads is None else f"_{self.heads}")
 
     @property
     def letters(self) -> str:

@@ -15,7 +15,7 @@ from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, rank
 from lobert.compression.grouping import Index, Part, group_slices, stacked_shape
 from lobert.encoders.roles import matrix_at
 from lobert.errors import LobertError, suggest
-from lobert.factorizations import Rank, Shape, factorization
+from lobert.factorizations import Factorization, Headed, Heads, Rank, Shape, factorization
 from lobert.layers.blocks import Block
 from lobert.layers.group import Evaluation
 
@@ -24,7 +24,8 @@ from lobert.layers.group import Evaluation
 class GroupPlan:
     """One tensor `[*stack, out, in]`: how it is factorized, and which slice of it each weight or block of one is.
 
-    `full_shape` is the shape that it has in a model from which no neurons went, where that is another one.
+    `full_shape` is the shape that it has in a model from which no neurons went, where that is another one; `heads` say
+    how a single matrix meets another one in the heads of an attention, where it does (see `joint`).
     """
 
     name: str
@@ -35,6 +36,13 @@ class GroupPlan:
     slices: tuple[tuple[Block, Index], ...]
     evaluation: Evaluation = "auto"
     full_shape: Shape | None = None
+    heads: Heads | None = None
+
+    @property
+    def method(self) -> Factorization:
+        """The factorization, which spares what is redundant with the partner in the heads."""
+        plain = factorization(self.factorization)
+        return plain if self.heads is None else Headed(plain, self.heads)
 
     @property
     def dense_parameters(self) -> int:
@@ -48,7 +56,7 @@ class GroupPlan:
 
     @property
     def parameters(self) -> int:
-        return factorization(self.factorization).parameters(self.stack, self.shape, self.rank)
+        return self.method.parameters(self.stack, self.shape, self.rank)
 
     def narrowed(self, shape: Shape) -> "GroupPlan":
         """The same group in a model with fewer neurons, at the same rank as far as it has that."""
@@ -58,16 +66,18 @@ class GroupPlan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, with the address of each slice as text."""
         plain = {**asdict(self), "slices": tuple((str(block), index) for block, index in self.slices)}
-        return {name: value for name, value in plain.items() if name != "full_shape" or value is not None}
+        return {name: value for name, value in plain.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "GroupPlan":
         """Inverse of `to_dict`, also after a trip through JSON. Raises LobertError for a foreign or damaged plan."""
         try:
             slices = tuple((Block.parse(address), tuple(index)) for address, index in data["slices"])
-            changed = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
+            changed: dict[str, Any] = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
             if data.get("full_shape") is not None:
                 changed["full_shape"] = tuple(data["full_shape"])
+            if data.get("heads") is not None:
+                changed["heads"] = Heads(**data["heads"])
             plan = cls(**{**data, **changed})
             plan.check()
         except (KeyError, TypeError, ValueError, AttributeError, LobertError) as error:
@@ -86,6 +96,8 @@ class GroupPlan:
             raise ValueError(f"shape {list(self.shape)} of a full_shape {list(self.full_shape)}")
         if method.resolve_rank(self.shape, list(self.rank)) != self.rank:
             raise ValueError(f"rank {list(self.rank)}")
+        if self.heads is not None:
+            Headed(method, self.heads).check(self.shape, self.rank)
         if self.evaluation not in get_args(Evaluation):
             raise ValueError(f"evaluation '{self.evaluation}'")
         for _, index in self.slices:
@@ -128,6 +140,21 @@ def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
         if block in others or any(other.cutting != block.cutting for other in others):
             raise LobertError(f"two parts of decomp both compress '{block}': choose one for it")
         others.add(block)
+
+
+def check_pairs(plans: Sequence[GroupPlan]) -> None:
+    """Raise LobertError where a group says that it meets another one in heads, and that one says otherwise."""
+    named = {plan.name: plan for plan in plans}
+    for plan in plans:
+        if plan.heads is not None:
+            partner = named.get(plan.heads.partner)
+            other = None if partner is None else partner.heads
+            wanted = replace(plan.heads, partner=plan.name, pivots=not plan.heads.pivots)
+            if other is None or replace(other, mode=wanted.mode) != wanted:
+                raise LobertError(
+                    f"group '{plan.name}' of the plan meets '{plan.heads.partner}' in the heads of an attention, and "
+                    "the plan does not say the same of that one"
+                )
 
 
 def check_shapes(model: PreTrainedModel, plan: GroupPlan, full: bool = False) -> None:

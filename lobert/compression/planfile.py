@@ -1,16 +1,18 @@
 """A plan as a file that people read and edit: one YAML entry for each group."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import PreTrainedModel
 
+from lobert.compression.joint import joined
 from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.errors import LobertError, first_line
 from lobert.storage.artefacts import write_atomic
 
+JOINT = "joint"
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"
 
 
@@ -23,8 +25,10 @@ def write_plan(path: Path, plans: Sequence[GroupPlan]) -> None:
 def plain(plan: GroupPlan) -> dict[str, Any]:
     """The entries of a plan that YAML has no tuples for."""
     slices = [[str(block), list(index)] for block, index in plan.slices]
-    full = {"full_shape": list(plan.full_shape)} if plan.full_shape else {}
-    return {"shape": list(plan.shape), "rank": list(plan.rank), "slices": slices, **full}
+    more: dict[str, Any] = {"full_shape": list(plan.full_shape)} if plan.full_shape else {}
+    if plan.heads is not None:
+        more["heads"] = JOINT  # all else about them follows from the ranks
+    return {"shape": list(plan.shape), "rank": list(plan.rank), "slices": slices, **more}
 
 
 def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
@@ -35,7 +39,8 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         groups = content["groups"]
-        plans = [GroupPlan.from_dict(group) for group in groups]
+        plans = [GroupPlan.from_dict({**group, "heads": None}) for group in groups]
+        joint = {group["name"] for group in groups if group.get("heads") is not None}
     except OSError as error:
         raise LobertError(f"decomp.plan={path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
@@ -48,4 +53,18 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
     except LobertError as error:
         raise LobertError(f"decomp.plan={path}: {error}") from None
     refuse_overlaps(plans)
-    return plans
+    return with_pairs(path, model, plans, joint)
+
+
+def with_pairs(
+    path: Path, model: PreTrainedModel, plans: Sequence[GroupPlan], names: Collection[str]
+) -> list[GroupPlan]:
+    """The plans, those of these names joint; LobertError where one has no partner among them."""
+    possible = {plan.name: plan for plan in joined(model, [plan for plan in plans if plan.name in names])}
+    for name in names:
+        if possible[name].heads is None:
+            raise LobertError(
+                f"decomp.plan={path}: group '{name}' meets no other joint group in the heads of an attention: leave "
+                "out its 'heads', or give its partner the same; both by pivoted_svd, each weight by itself"
+            )
+    return [possible.get(plan.name, plan) for plan in plans]

@@ -8,14 +8,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lobert.compression.grouping import Neurons, Part, check_keep
+from lobert.compression.grouping import HeadsName, Neurons, Part, check_keep
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting
 from lobert.paths import conf_dir
 
 
 def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
-    """The parts of a `decomp` node; its own `keep` and `neurons` hold for every part, its own `rank` for the only one.
+    """The parts of a `decomp` node; `keep`, `neurons` and `heads` hold for all of them, its `rank` for the only one.
 
     Raises LobertError where a rank is given for several parts at once.
     """
@@ -27,7 +27,7 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
     for node in nodes.values():
         if rank is not None:
             node["rank"] = rank
-        for setting in ("keep", "neurons"):
+        for setting in ("keep", "neurons", "heads"):
             if decomp.get(setting) is not None and node.get(setting) is None:
                 node[setting] = decomp[setting]
         node["name"] = node["name"] or free_name(**node)
@@ -45,6 +45,7 @@ def named_parts(
     keep: float | None = None,
     rank: RankSetting | None = None,
     neurons: Neurons | None = None,
+    heads: HeadsName | None = None,
 ) -> list[Part]:
     """The parts of named points: "falcon_4d", or ["tucker_4d", "ffn_svd"] together."""
     chosen = [names] if isinstance(names, str) else list(names)
@@ -52,7 +53,8 @@ def named_parts(
     for name in chosen:
         if name not in known:
             raise LobertError(f"no decomp '{name}': {suggest(name, known)}")
-    return parts_from_settings({**compose_points(chosen), "keep": keep, "rank": rank, "neurons": neurons})
+    asked = {"keep": keep, "rank": rank, "neurons": neurons, "heads": heads}
+    return parts_from_settings({**compose_points(chosen), **asked})
 
 
 def compose_points(names: list[str]) -> dict[str, Any]:

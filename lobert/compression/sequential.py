@@ -150,7 +150,7 @@ def fit_tables(draft: Draft, plans: Sequence[GroupPlan]) -> dict[str, list[Tenso
     """Factors of the embeddings, by group; what they stand for takes the places of the dense tables in the draft."""
     fitted: dict[str, list[Tensor]] = {}
     for plan in (plan for plan in plans if reads_tokens(draft.model, plan)):
-        factors = factorization(plan.factorization).decompose(stack_weights(draft.model, plan), plan.rank)
+        factors = plan.method.decompose(stack_weights(draft.model, plan), plan.rank)
         fitted[plan.name] = factors
         put_weights(draft, plan, factors)
     return fitted
@@ -238,7 +238,7 @@ def fit_group(
     moments = {path: fits[path].inputs.moment for path in paths}
     now = replace(statistics, source={path: path for path in means}, mean=means, second_moment=moments)
     now = replace(now, weighted_mean=means, weighted_moment=moments)
-    method = factorization(plan.factorization)
+    method = plan.method
     factors = decompose_in_norm(method, plan.stack, target, plan.rank, group_norm(objective, plan, now))
     put_weights(draft, plan, factors)
     for block, _ in plan.slices:
@@ -253,7 +253,7 @@ def fit_group(
 
 def put_weights(draft: Draft, plan: GroupPlan, factors: Sequence[Tensor]) -> None:
     """Write what the factors of a group stand for into the draft."""
-    found = reconstruct(factorization(plan.factorization).equation(plan.stack), factors)
+    found = reconstruct(plan.method.equation(plan.stack), factors)
     for block, index in plan.slices:
         draft.open(block.path)
         matrix_at(draft.model, block).copy_(found[index])

@@ -15,7 +15,8 @@ class Architecture:
     a residual, which the module named there reads; "" says that the sum is what the layer itself gives.
     With `repeats` a pass runs every layer several times, as they share their weights. A module at `between`, where a
     model has one, stands between two of the layers. `width` is the setting of the model's configuration that says how
-    many neurons its feed-forward networks have.
+    many neurons its feed-forward networks have. With `plain_heads` nothing comes between queries and keys, whose
+    products are the scores of an attention, and nothing between values and its output but that they are summed up.
     """
 
     layers: str
@@ -29,6 +30,7 @@ class Architecture:
     repeats: bool = False
     between: str = ""
     width: str = "intermediate_size"
+    plain_heads: bool = False
 
     def outside(self, prefix: str) -> dict[str, str]:
         """Paths from the model of all roles outside the layers; `prefix` leads to the base model."""
@@ -52,6 +54,7 @@ BERT = Architecture(
     singles={"pooler": "pooler.dense"},
     tables={"word_embeddings": "embeddings.word_embeddings"},
     sums={"attention_output": "attention.output.LayerNorm", "output": "output.LayerNorm"},
+    plain_heads=True,
 )
 ROBERTA = replace(
     BERT, singles={}, heads={"pooler": "classifier.dense"}, chooser_heads={"pooler": "roberta.pooler.dense"}
@@ -81,6 +84,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         heads={"pooler": "pre_classifier"},
         sums={"attention_output": "sa_layer_norm", "output": "output_layer_norm"},
         width="hidden_dim",
+        plain_heads=True,
     ),
     "albert": Architecture(
         layers="encoder.albert_layer_groups",
@@ -95,6 +99,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         singles={"embedding_projection": "encoder.embedding_hidden_mapping_in", "pooler": "pooler"},
         tables={"word_embeddings": "embeddings.word_embeddings"},
         repeats=True,
+        plain_heads=True,
     ),
     "deberta-v2": replace(  # and v3, which is a v2 pretrained otherwise
         BERT,
@@ -107,6 +112,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         singles={"embedding_projection": "embeddings.embed_proj"},
         heads={"pooler": "pooler.dense"},
         between="encoder.conv",
+        plain_heads=False,  # keys and queries meet those of positions, too
     ),
     "mpnet": replace(
         ROBERTA,

@@ -56,6 +56,7 @@ def joined(
         tables={**known.tables, **({TABLE: outside[TABLE]} if TABLE in outside else {})},
         heads={**{role: path for role, path in known.heads.items() if role not in singles}, **heads},
         sums={role: place for role, place in known.sums.items() if role not in inside},
+        plain_heads=known.plain_heads and not inside.keys() & {"query", "key", "value", "attention_output"},
     )
 
 

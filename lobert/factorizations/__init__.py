@@ -1,11 +1,12 @@
 """Low-rank and tensor factorizations: one small class per file, all derived from one einsum equation each."""
 
 from lobert.errors import LobertError, suggest
-from lobert.factorizations.base import Bond, Factorization, Rank, RankSetting, Shape, reconstruct, relative_error
+from lobert.factorizations.base import Bond, Factorization, Heads, Rank, RankSetting, Shape, reconstruct, relative_error
 from lobert.factorizations.basis import Basis
 from lobert.factorizations.cp import CP
 from lobert.factorizations.dense import Dense
 from lobert.factorizations.falcon import Falcon
+from lobert.factorizations.headed import Headed
 from lobert.factorizations.pivoted import Pivoted
 from lobert.factorizations.svd import SVD
 from lobert.factorizations.tt import TensorTrain
@@ -32,6 +33,8 @@ __all__ = [
     "Dense",
     "Factorization",
     "Falcon",
+    "Headed",
+    "Heads",
     "Pivoted",
     "Rank",
     "RankSetting",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,11 +38,42 @@ class Bond(NamedTuple):
     mode: int
 
 
+@dataclass(frozen=True)
+class Heads:
+    """How a matrix meets its partner.
+
+    Attributes:
+        partner: name of the other matrix's group.
+        pivots: whether the identities are in this one.
+        mode: "o" where its outputs are the dimensions of the heads, "i" where its inputs are.
+        count: how many heads there are.
+        size: dimensions of a head, in the model.
+        used: in how many of them, the first ones, the two meet; the others are zeros.
+    """
+
+    partner: str
+    pivots: bool
+    mode: Literal["o", "i"]
+    count: int
+    size: int
+    used: int
+
+    @property
+    def position(self) -> int:
+        """Which factor has the dimensions of the heads."""
+        return 0 if self.mode == "o" else 1
+
+    def kept_shape(self, rank: int) -> Shape:
+        """Of what is kept of that factor."""
+        return (self.count, self.used, rank - self.used) if self.pivots else (rank, self.count, self.used)
+
+
 class Factorization(ABC):
     """T ~ einsum(equation, factors). A method defines the parts below; the rest of this file follows from them."""
 
     name: str
     GRID: int | None = 12  # sizes that an allocation chooses among; None: all, where their errors are cheap
+    heads: Heads | None = None  # of an attention, where a matrix is to meet another one in them
 
     # ---- must be defined ----
 

@@ -16,6 +16,7 @@ from lobert.factorizations import Bond, Factorization, Rank, Shape
 from lobert.factorizations.base import rank_letters
 from lobert.factorizations.contraction import Path, cheapest_path, contract
 from lobert.factorizations.pivoted import balanced
+from lobert.layers.heads import HeadFrame
 from lobert.layers.pivots import Pivots
 from lobert.layers.sharing import states
 
@@ -51,7 +52,9 @@ class FactorGroup(nn.Module):
         kept = factorization.kept_shapes(stack, shape, rank)
         self.factors = nn.ParameterList(nn.Parameter(torch.empty(factor)) for factor in kept)
         self.bonds = factorization.bonds(stack, shape, rank)
-        self.folded = bool(self.bonds)  # whether the numbers that the bonds spare are left out of the factors
+        self.heads = factorization.heads
+        self.frame = None if self.heads is None else HeadFrame(self.heads, *rank)
+        self.folded = self.spares  # whether the numbers that bonds and heads spare are left out of the factors
         self.pivots = nn.ModuleDict({str(bond.factor): Pivots(*shapes[bond.factor]) for bond in self.bonds})
         self.terms = self.equation.split("->")[0].split(",")
         self.role = "s" if "s" in stack else ""
@@ -65,15 +68,39 @@ class FactorGroup(nn.Module):
         self._whole: tuple[tuple[object, ...], list[Tensor]] | None = None
         self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
+    @property
+    def spares(self) -> bool:
+        """Whether there are redundant numbers that need not be kept."""
+        return bool(self.bonds) or self.heads is not None
+
+    @torch.no_grad()
     def set_factors(self, factors: Sequence[Tensor]) -> None:
-        """Take over the values of freshly computed factors, cast to the parameters' dtype."""
-        kept = list(factors)
-        with torch.no_grad():
-            for bond in self.bonds if self.folded else ():
-                pair = self._pivots(bond).take(kept[bond.factor], kept[bond.partner], bond.mode)
-                kept[bond.factor], kept[bond.partner] = pair
-            for parameter, value in zip(self.factors, kept, strict=True):
-                parameter.copy_(value)
+        """Take over the values of freshly computed factors, cast to the parameters' dtype.
+
+        Those of a group that meets another in heads stay whole until both are folded (see `pairs`).
+        """
+        if self.heads is not None:
+            return self.take_whole(factors)
+        kept = self.spared(factors) if self.folded else factors
+        for parameter, value in zip(self.factors, kept, strict=True):
+            parameter.copy_(value)
+
+    @torch.no_grad()
+    def take_whole(self, factors: Sequence[Tensor]) -> None:
+        """Make these factors, whole, the parameters.
+
+        New parameters take the place of the old ones, so do it before an optimizer holds these.
+        """
+        like = self.tensors()[0]
+        self.folded, self._whole = False, None
+        self.factors = nn.ParameterList(nn.Parameter(factor.to(like)) for factor in factors)
+
+    @torch.no_grad()
+    def take_spared(self, kept: Sequence[Tensor]) -> None:
+        """Make what bonds and heads leave of factors the parameters, new ones."""
+        like = self.tensors()[0]
+        self.folded = True
+        self.factors = nn.ParameterList(nn.Parameter(value.to(like)) for value in kept)
 
     @torch.no_grad()
     def unfold(self) -> None:
@@ -81,25 +108,30 @@ class FactorGroup(nn.Module):
 
         New parameters take the place of the old ones, so do it before an optimizer holds these.
         """
-        if not self.folded:
-            return
-        factors = [*self.whole_factors()]
+        if self.folded:
+            self.take_whole(self.evened(self.whole_factors()))
+
+    def evened(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        """Whole factors of the same tensor, each bond's two alike in every term."""
+        found = list(factors)
         for bond in self.bonds:
-            pair = balanced(factors[bond.factor], factors[bond.partner], bond.mode)
-            factors[bond.factor], factors[bond.partner] = pair
-        self.folded, self._whole = False, None
-        self.factors = nn.ParameterList(nn.Parameter(factor) for factor in factors)
+            pair = balanced(found[bond.factor], found[bond.partner], bond.mode)
+            found[bond.factor], found[bond.partner] = pair
+        return found
 
     @torch.no_grad()
     def fold(self) -> None:
         """The inverse of `unfold`: the same tensor, from the numbers that it takes."""
-        if self.folded or not self.bonds:
-            return
-        factors = [factor.detach() for factor in self.tensors()]
-        shapes = self.factorization.kept_shapes(self.stack, self.shape, self.rank)
-        self.folded = True
-        self.factors = nn.ParameterList(nn.Parameter(factors[0].new_empty(shape)) for shape in shapes)
-        self.set_factors(factors)
+        if not self.folded and self.bonds:
+            self.take_spared(self.spared([factor.detach() for factor in self.tensors()]))
+
+    def spared(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        """What is kept of whole factors, where the bonds spare the rest."""
+        kept = list(factors)
+        for bond in self.bonds:
+            pair = self._pivots(bond).take(kept[bond.factor], kept[bond.partner], bond.mode)
+            kept[bond.factor], kept[bond.partner] = pair
+        return kept
 
     def _pivots(self, bond: Bond) -> Pivots:
         found = self.pivots[str(bond.factor)]
@@ -120,6 +152,8 @@ class FactorGroup(nn.Module):
         return self._whole[1]
 
     def _assembled(self, factors: list[Tensor]) -> list[Tensor]:
+        if self.frame is not None and self.heads is not None:
+            factors[self.heads.position] = self.frame(factors[self.heads.position])
         for bond in self.bonds:
             factors[bond.factor] = self._pivots(bond)(factors[bond.factor])
         return factors
@@ -194,20 +228,6 @@ class FactorGroup(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
-
-
-def unfold(model: nn.Module) -> None:
-    """Make the factors of all groups of a model whole, to train them; see `FactorGroup.unfold`."""
-    for module in model.modules():
-        if isinstance(module, FactorGroup):
-            module.unfold()
-
-
-def fold(model: nn.Module) -> None:
-    """Take out of all groups the numbers that nothing depends on; before the model is saved."""
-    for module in model.modules():
-        if isinstance(module, FactorGroup):
-            module.fold()
 
 
 def spare_letters(terms: Sequence[str], letters: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from lobert.compression.budget import Option
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
 from lobert.errors import LobertError
-from lobert.factorizations import factorization
 from lobert.progress import bar
 from lobert.stages.calibration import calibration_recipe, needs_gradients
 from lobert.stages.workspace import Workspace
@@ -38,8 +37,7 @@ def offers_recipe(work: Workspace, plans: Sequence[GroupPlan], start: Recipe) ->
     job = work.job
     norm = job.objective.name
     groups = [
-        {**plan.to_dict(), "rank": factorization(plan.factorization).candidates(plan.shape, plan.rank)}
-        for plan in plans
+        {**replace(plan, heads=None).to_dict(), "rank": plan.method.candidates(plan.shape, plan.rank)} for plan in plans
     ]
     recipe = {
         "start": start,

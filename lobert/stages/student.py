@@ -31,7 +31,7 @@ from lobert.encoders.roles import depth_of, keep_first_layers
 from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job
-from lobert.layers.group import fold, unfold
+from lobert.layers.pairs import fold, unfold
 from lobert.progress import bar, track
 from lobert.stages.calibration import calibration_batches, make_statistics
 from lobert.stages.knowledge import teacher_outputs
@@ -173,13 +173,15 @@ def distil(
 
 def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe) -> CompressionReport:
     """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
-    return compress_narrowed(work, model, plans, start)[0]
+    report, _ = compress_narrowed(work, model, plans, start)
+    fold(model)
+    return report
 
 
 def compress_narrowed(
     work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe
 ) -> tuple[CompressionReport, Narrowing | None]:
-    """As `compress_start`, and which neurons went."""
+    """As `compress_start`, weights that meet in heads still as they would be apart; and which neurons went."""
     job = work.job
     statistics = make_statistics(work, start, model)
     plans, narrowing = sized(work, model, plans, start, statistics)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobert.checkpoint import save_student
 from lobert.compression.allocation import size_parts
+from lobert.compression.heads import joined_as_asked
 from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
@@ -143,7 +144,9 @@ def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
     """The groups the job asks for: those of its plan file, or of its parts. Looks at shapes only."""
     if job.plan_file is not None:
         return read_plan(job.plan_file, model)
-    return make_plan(model, size_parts(model, job.parts, job.sizing), job.evaluation, job.sizing.budget)
+    parts = size_parts(model, job.parts, job.sizing)
+    plans = make_plan(model, parts, job.evaluation, job.sizing.budget)
+    return joined_as_asked(model, plans, parts, job.sizing)
 
 
 def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:
