@@ -51,7 +51,7 @@ def show_plan(work: Workspace) -> None:
     path = work.job.runs.parent / "plans" / f"{work.job.name}.yaml"
     write_plan(path, plans)
     told = [f"warning: {warning}" for warning in [*warnings, *dearer(report.groups)]]
-    print_plan(report, errors, [*fewer(narrowing), *touched(plans), *told], path, Console())
+    print_plan(report, errors, [*fewer(narrowing), *joint(plans), *touched(plans), *told], path, Console())
 
 
 def is_start(work: Workspace) -> bool:
@@ -118,6 +118,18 @@ def fewer(narrowing: Narrowing | None) -> list[str]:
         return []
     stay = f"neurons: {narrowing.count:,} of {narrowing.full:,} stay in every feed-forward network"
     return [f"{stay}; the errors are those of the weights without the others"]
+
+
+def joint(plans: Sequence[GroupPlan]) -> list[str]:
+    """How many pairs of groups meet in the heads of an attention, where some do."""
+    pairs = [plan.heads for plan in plans if plan.heads is not None and plan.heads.pivots]
+    if not pairs:
+        return []
+    fewer = sum(heads.used < heads.size for heads in pairs)
+    kept = f"heads: {len(pairs)} pairs of weights that meet in them are kept together"
+    return [
+        f"{kept}, {fewer} in fewer than the {pairs[0].size} dimensions of a head; the errors are those of each alone"
+    ]
 
 
 def dearer(groups: Sequence[GroupReport]) -> list[str]:
