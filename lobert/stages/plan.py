@@ -127,9 +127,7 @@ def joint(plans: Sequence[GroupPlan]) -> list[str]:
         return []
     fewer = sum(heads.used < heads.size for heads in pairs)
     kept = f"heads: {len(pairs)} pairs of weights that meet in them are kept together"
-    return [
-        f"{kept}, {fewer} in fewer than the {pairs[0].size} dimensions of a head; the errors are those of each alone"
-    ]
+    return [f"{kept}, {fewer} in fewer than the {pairs[0].size} dimensions of a head"]
 
 
 def dearer(groups: Sequence[GroupReport]) -> list[str]:
