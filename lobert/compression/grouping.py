@@ -11,6 +11,8 @@ from lobert.errors import LobertError, suggest
 from lobert.factorizations import RankSetting, Shape
 from lobert.layers.blocks import Block, squares
 
+NETWORK = ("intermediate", "output")  # the roles that have neurons
+ATTENTION = ("query", "key", "value", "attention_output")  # those that meet in heads
 STACK_LETTERS = {"role": "s", "layer": "l"}
 Neurons = float | Literal["auto"]  # of the feed-forward networks: the share that stays, or as many as are best
 HeadsName = Literal["apart", "joint"]  # whether weights that meet in the heads of an attention are kept together
@@ -74,9 +76,13 @@ class Part:
 
     @property
     def title(self) -> str:
-        """The name, and what was asked of neurons and heads, if anything: "all_svd_neurons0.5"."""
-        asked = "" if self.neurons is None else f"_neurons{'' if self.neurons == 'auto' else f'{self.neurons:g}'}"
-        return self.name + asked + ("" if self.heads is None else f"_{self.heads}")
+        """The name, and what was asked of neurons and heads that it has, if anything: "all_svd_neurons0.5"."""
+        asked = ""
+        if self.neurons is not None and set(NETWORK) & set(self.roles):
+            asked = f"_neurons{'' if self.neurons == 'auto' else f'{self.neurons:g}'}"
+        if self.heads is not None and set(ATTENTION) & set(self.roles):
+            asked += f"_{self.heads}"
+        return self.name + asked
 
     @property
     def letters(self) -> str:

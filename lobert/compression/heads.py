@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from lobert.compression.allocation import Sizing
-from lobert.compression.grouping import HeadsName, Part
+from lobert.compression.grouping import ATTENTION, HeadsName, Part
 from lobert.compression.joint import METHOD, joined, pairs_of
 from lobert.compression.plan import GroupPlan
-from lobert.encoders.attention import ATTENTION, meetings
+from lobert.encoders.attention import meetings
 from lobert.errors import LobertError
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lobert.compression.allocation import Offers, Sizing, spend_budget
 from lobert.compression.budget import Allocation
-from lobert.compression.grouping import Neurons, Part
+from lobert.compression.grouping import NETWORK, Neurons, Part
 from lobert.compression.neurons import Narrowing, cut_axes, eliminations
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan
@@ -143,7 +143,7 @@ def neurons_for(
 
 def asked_neurons(parts: Sequence[Part]) -> Neurons:
     """What the parts say of neurons; LobertError where they do not agree, or have none."""
-    inside = [part for part in parts if {"intermediate", "output"} & set(part.roles)]
+    inside = [part for part in parts if set(NETWORK) & set(part.roles)]
     asked = list(dict.fromkeys(part.asked_neurons for part in inside or parts))
     if len(asked) > 1:
         named = ", ".join(f"{part.name} {part.asked_neurons}" for part in inside)

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 from lobert.encoders.roles import architecture_of, encoder_layers, find_weights, linear_at
 
 MEETINGS: tuple[tuple[str, str, Literal["o", "i"]], ...] = (("key", "query", "o"), ("value", "attention_output", "i"))
-ATTENTION = [role for one, other, _ in MEETINGS for role in (one, other)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,10 @@ def meetings(model: PreTrainedModel) -> list[Meeting]:
         "absolute",
     ):
         return []
-    places, depth = find_weights(model, ATTENTION), range(len(encoder_layers(model)))
+    places, depth = (
+        find_weights(model, [role for one, other, _ in MEETINGS for role in (one, other)]),
+        range(len(encoder_layers(model))),
+    )
     found = [
         Meeting(places[one, layer], places[other, layer], mode, config.num_attention_heads)
         for layer in depth
