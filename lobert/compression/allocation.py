@@ -145,7 +145,7 @@ def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> 
     paired = {plan.name for pair in pairs for plan in pair}
     alone = [plan for plan in plans if plan.name in offers and plan.name not in paired]
     fixed = sum(plan.parameters for plan in plans if plan.name not in offers)
-    together = [pair_options(*pair, *(offers[plan.name] for plan in pair)) for pair in pairs]
+    together = [pair_options(*pair, *(tuple(offers[plan.name]) for plan in pair)) for pair in pairs]
     allocation = allocate([offers[plan.name] for plan in alone] + together, allowed - fixed)
     chosen = [resized(plan, option) for plan, option in zip(alone, allocation.options, strict=False)]
     for pair, option in zip(pairs, allocation.options[len(alone) :], strict=True):

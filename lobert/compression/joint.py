@@ -5,6 +5,7 @@ Of such a pair what is redundant between the two is not kept (see `headed`), so 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,8 +48,9 @@ def pairs_among(plans: Sequence[GroupPlan]) -> list[tuple[GroupPlan, GroupPlan]]
     return [(plan, named[plan.heads.partner]) for plan in plans if plan.heads is not None and plan.heads.pivots]
 
 
+@lru_cache(maxsize=256)  # the same for every number of neurons that is tried
 def pair_options(
-    pivoting: GroupPlan, partner: GroupPlan, one: Sequence[Option], other: Sequence[Option]
+    pivoting: GroupPlan, partner: GroupPlan, one: tuple[Option, ...], other: tuple[Option, ...]
 ) -> list[Option]:
     """The best of what two groups that meet in heads can be together, from what each can be by itself."""
     costs = joint_costs(pivoting, partner, one, other)
