@@ -179,7 +179,7 @@ def test_the_order_is_chosen_or_refused(order: str, kind: str, name: str, found:
 
 
 def test_the_library_takes_the_best_by_default() -> None:
-    """With data: every linear, pivoted, of as many neurons as are best, heads joint, in the loss norm, greedily, sequentially."""
+    """With data: every linear, pivoted, neurons as best, heads joint, in the loss norm, greedily, sequentially."""
     model, same = tiny_bert(), tiny_bert()
     lobert.compress(model, keep=0.5, data=iter(BATCHES))
     best = {"objective": "loss", "allocate": "greedy", "order": "sequential"}
