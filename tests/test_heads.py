@@ -194,11 +194,13 @@ def test_a_plan_file_is_obeyed_and_its_ranks_can_be_edited(tmp_path: Path) -> No
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     plans = {plan.name: plan for plan in read_plan(tmp_path / "plan.yaml", model)}
     assert {plans[name].heads.used for name in ("key_0", "query_0")} == {2}
-    del next(group for group in content["groups"] if group["name"] == "key_0")["heads"]
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(LobertError, match="query_0") as found:
-        read_plan(tmp_path / "plan.yaml", model)
-    assert one_sentence(found.value)
+    key = next(group for group in content["groups"] if group["name"] == "key_0")
+    for heads, said in (("apart", "query_0"), ("together", "together")):
+        key["heads"] = heads
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        with pytest.raises(LobertError, match=said) as found:
+            read_plan(tmp_path / "plan.yaml", model)
+        assert one_sentence(found.value)
 
 
 def test_a_damaged_pair_is_refused(tmp_path: Path) -> None:
@@ -225,3 +227,8 @@ def test_a_run_trains_a_joint_student(tmp_path: Path) -> None:
     whole = logits_of(model)
     unfold(model)
     torch.testing.assert_close(logits_of(model), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_anatomy_looks_at_each_weight_of_a_pair_alone(tmp_path: Path) -> None:
+    run_here(tmp_path, "stage=anatomy", "decomp=all_narrow_svd", "decomp.keep=0.4")
+    assert list(tmp_path.glob("artefacts/anatomy/*/*.json"))

@@ -146,8 +146,9 @@ def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> 
     alone = [plan for plan in plans if plan.name in offers and plan.name not in paired]
     fixed = sum(plan.parameters for plan in plans if plan.name not in offers)
     together = [pair_options(*pair, *(tuple(offers[plan.name]) for plan in pair)) for pair in pairs]
-    allocation = allocate([offers[plan.name] for plan in alone] + together, allowed - fixed)
-    chosen = [resized(plan, option) for plan, option in zip(alone, allocation.options, strict=False)]
+    allocation = allocate([*(offers[plan.name] for plan in alone), *together], allowed - fixed)
+    singles = allocation.options[: len(alone)]
+    chosen = [resized(plan, option) for plan, option in zip(alone, singles, strict=True)]
     for pair, option in zip(pairs, allocation.options[len(alone) :], strict=True):
         assert isinstance(option, PairOption)
         chosen += met(*(resized(plan, half) for plan, half in zip(pair, option.halves, strict=True)))

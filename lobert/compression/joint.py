@@ -34,12 +34,18 @@ def joined(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> list[GroupPlan
 def met(pivoting: GroupPlan, partner: GroupPlan) -> tuple[GroupPlan, GroupPlan]:
     """Two plans that meet in heads at the ranks they have now; apart where one of them is dense."""
     if pivoting.heads is None or partner.heads is None:
-        return replace(pivoting, heads=None), replace(partner, heads=None)
+        here, there = apart([pivoting, partner])
+        return here, there
     used = min(*pivoting.rank, pivoting.heads.size)
     return (
         replace(pivoting, heads=replace(pivoting.heads, used=used)),
         replace(partner, heads=replace(partner.heads, used=used)),
     )
+
+
+def apart(plans: Sequence[GroupPlan]) -> list[GroupPlan]:
+    """The plans at the same ranks, none of which meets another one."""
+    return [replace(plan, heads=None) for plan in plans]
 
 
 def pairs_among(plans: Sequence[GroupPlan]) -> list[tuple[GroupPlan, GroupPlan]]:
@@ -51,7 +57,7 @@ def pairs_among(plans: Sequence[GroupPlan]) -> list[tuple[GroupPlan, GroupPlan]]
 @lru_cache(maxsize=256)  # the same for every number of neurons that is tried
 def pair_options(
     pivoting: GroupPlan, partner: GroupPlan, one: tuple[Option, ...], other: tuple[Option, ...]
-) -> list[Option]:
+) -> tuple[Option, ...]:
     """The best of what two groups that meet in heads can be together, from what each can be by itself."""
     costs = joint_costs(pivoting, partner, one, other)
     errors = torch.tensor([option.error for option in one], dtype=torch.float64).unsqueeze(1)
@@ -64,19 +70,19 @@ def pair_options(
         halves = one[place // len(other)], other[place % len(other)]
         ranks = [*(halves[0].rank or ()), *(halves[1].rank or ())]
         found.append(PairOption(tuple(ranks) or None, int(costs.flatten()[place]), error, halves))
-    return list(convex_front(found))
+    return tuple(convex_front(found))
 
 
 def joint_costs(pivoting: GroupPlan, partner: GroupPlan, one: Sequence[Option], other: Sequence[Option]) -> Tensor:
     """How many numbers are kept of two groups, `[len(one), len(other)]`, where each is one of these sizes."""
     assert pivoting.heads is not None
-    apart = torch.tensor([o.cost for o in one]).unsqueeze(1) + torch.tensor([o.cost for o in other])
+    alone = torch.tensor([o.cost for o in one]).unsqueeze(1) + torch.tensor([o.cost for o in other])
     here, there = (torch.tensor([o.rank[0] if o.rank else 0 for o in options]) for options in (one, other))
     used = here.clamp(max=pivoting.heads.size)
     pivots = beside_heads(pivoting, here) + pivoting.heads.count * used * (here - used)
     meets = pivoting.heads.count * used.unsqueeze(1) * there
     factored = (here > 0).unsqueeze(1) & (there > 0)
-    return torch.where(factored, pivots.unsqueeze(1) + beside_heads(partner, there) + meets, apart)
+    return torch.where(factored, pivots.unsqueeze(1) + beside_heads(partner, there) + meets, alone)
 
 
 def beside_heads(plan: GroupPlan, ranks: Tensor) -> Tensor:

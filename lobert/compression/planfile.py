@@ -12,7 +12,7 @@ from lobert.compression.plan import GroupPlan, check_shapes, refuse_overlaps
 from lobert.errors import LobertError, first_line
 from lobert.storage.artefacts import write_atomic
 
-JOINT = "joint"
+JOINT, APART = "joint", "apart"
 HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses exactly so.\n"
 
 
@@ -40,7 +40,11 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         groups = content["groups"]
         plans = [GroupPlan.from_dict({**group, "heads": None}) for group in groups]
-        joint = {group["name"] for group in groups if group.get("heads") is not None}
+        joint = {group["name"] for group in groups if group.get("heads", APART) != APART}
+        if unknown := [group for group in groups if group.get("heads", APART) not in (APART, JOINT)]:
+            raise LobertError(
+                f"group '{unknown[0]['name']}' has heads: {unknown[0]['heads']}, and not {JOINT} or {APART}"
+            )
     except OSError as error:
         raise LobertError(f"decomp.plan={path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lobert.checkpoint import load
 from lobert.compression.compress import compress_model, ratio
+from lobert.compression.joint import apart
 from lobert.compression.plan import GroupPlan
 from lobert.compression.points import decomp_name
 from lobert.compression.statistics import STATISTICS_VERSION, Statistics
@@ -111,7 +112,7 @@ def measure(work: Workspace, teacher: Path, model: PreTrainedModel, folder: Path
     """Compress one group after the other, each alone, and write what it did."""
     job, start = work.job, start_recipe(work, teacher)
     statistics = input_statistics(work, start, model)
-    plans = allotted(work, model, planned(job, model), start, calibrated(job, statistics))
+    plans = apart(allotted(work, model, planned(job, model), start, calibrated(job, statistics)))
     model.to(job.machine.device)
     rows = dev_rows(work)
     intact = Intact(model, rows, answers(work, model, rows), statistics, places_of_weights(model))
