@@ -2,6 +2,7 @@
 neurons that do nothing go first and are not missed, and more are taken only where that is better.
 """
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,14 @@ def test_the_statistics_without_neurons_are_those_of_the_model_without_them() ->
 # ---- how many ----
 
 
+@cache
+def usual_statistics() -> Statistics:
+    """Of the usual model."""
+    return statistics_of(tiny_bert())
+
+
 def spent_by(model: PreTrainedModel, neurons: Any, keep: float, budget: str = "parameters") -> Any:
-    goal, parts, statistics = Objective("loss"), point("all_svd", keep), statistics_of(model)
+    goal, parts, statistics = Objective("loss"), point("all_svd", keep), usual_statistics()
 
     def offer(model: PreTrainedModel, plans: list[GroupPlan], statistics: Statistics, _: Narrowing | None) -> Offers:
         return offer_sizes(model, plans, goal, statistics, budget=budget)  # type: ignore[arg-type]
@@ -157,14 +164,14 @@ def spent_by(model: PreTrainedModel, neurons: Any, keep: float, budget: str = "p
 @pytest.mark.parametrize("budget", ["parameters", "macs"])
 @pytest.mark.parametrize("keep", [0.8, 0.4, 0.15])
 def test_as_many_neurons_stay_as_leave_the_smallest_error(keep: float, budget: str) -> None:
-    """No share that `auto` passes on its way is better, nor is the next one."""
+    """Of all that are tried, the one between those that are worse: on this model the only one, so the best of all."""
     model = tiny_bert()
     best, allowed = spent_by(model, "auto", keep, budget)
     tried = [spent_by(model, share, keep, budget)[0] for share in SHARES]
     widths = [t.narrowing.count if t.narrowing else 192 for t in tried]
     place = widths.index(best.narrowing.count if best.narrowing else 192)
     assert best.error == pytest.approx(tried[place].error)
-    assert all(best.error <= t.error * (1 + 1e-9) for t in tried[: place + 2])
+    assert all(best.error <= t.error * (1 + 1e-9) for t in tried)
     assert best.allocation.cost <= allowed
     assert sum(plan.parameters for plan in best.plans) < sum(plan.full_parameters for plan in best.plans)
 

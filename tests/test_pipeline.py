@@ -27,7 +27,10 @@ from lobert.training.finetune import FineTuner
 from lobert.training.trainer import fit
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "student.epochs=2", "teacher.epochs=2"]
+SMALL = [
+    "task=demo", "task.train_examples=96", "task.max_length=24", "encoder=tiny", "trainer=cpu",
+    "student.epochs=2", "teacher.epochs=2", "latency_batch_size=4",
+]  # fmt: skip
 
 
 def run_here(output: Path, *overrides: str) -> Values:
@@ -341,7 +344,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     """Same seed and global batch; dropout off, as each process draws its own."""
     one, two = tmp_path / "one", tmp_path / "two"
     two.mkdir()
-    settings = ["encoder.dropout=0.0", "task.train_examples=99"]
+    settings = ["encoder.dropout=0.0", "task.train_examples=99", "task.max_length=64"]
     run_here(one, *settings)
     result = run_train(two, *settings, "trainer=ddp", "trainer.accelerator=cpu")
     assert result.returncode == 0, result.stderr

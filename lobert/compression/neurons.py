@@ -9,6 +9,7 @@ Stork, 1993, taking neurons in place of single weights, and a few of them at onc
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,24 @@ class Remainder:
 
     Attributes:
         kept: `[n]`, the numbers of its neurons, in their order.
-        weight: `[out, n]`, of the second linear, in double precision: it makes up for the neurons that went.
-        shift: `[out]`, what goes to its bias.
         error: squared, of its outputs, in the norm.
+        of: the network with all of them.
     """
 
     kept: Tensor
-    weight: Tensor
-    shift: Tensor
     error: float
+    of: "Elimination"
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """`[out, n]`, of the second linear, in double precision: it makes up for the neurons that went."""
+        crossed, inputs = self.of.inputs[self.kept], part(self.of.inputs, self.kept)
+        return torch.cholesky_solve(crossed @ self.of.weight.mT, torch.linalg.cholesky(inputs)).mT
+
+    @property
+    def shift(self) -> Tensor:
+        """`[out]`, what goes to its bias."""
+        return self.of.weight @ self.of.mean - self.weight @ self.of.mean[self.kept]
 
 
 @dataclass
@@ -78,8 +88,7 @@ class Elimination:
             end = copy.copy(self)
             end._inverse, end._scaled = self._inverse.clone(), self._scaled.clone()
             end._drop(left - count)
-        weight = (self.weight @ self.inputs[:, end.kept]) @ part(end._inverse, end.kept)
-        return Remainder(end.kept, weight, self.weight @ self.mean - weight @ self.mean[end.kept], end.error)
+        return Remainder(end.kept, end.error, self)
 
     def _drop(self, count: int) -> None:
         """Let those go that cost least, each seen by itself, and have the others make up for all of them.

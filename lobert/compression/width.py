@@ -1,6 +1,6 @@
 """How many neurons the feed-forward networks keep: as many as leave the smallest error together with the ranks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -8,24 +8,16 @@ from transformers import PreTrainedModel
 from lobert.compression.allocation import Offers, Sizing, spend_budget
 from lobert.compression.budget import Allocation
 from lobert.compression.grouping import NETWORK, Neurons, Part
-from lobert.compression.neurons import Narrowing, cut_axes, eliminations
+from lobert.compression.neurons import Elimination, Narrowing, cut_axes, eliminations
 from lobert.compression.objective import Objective
 from lobert.compression.plan import GroupPlan
 from lobert.compression.statistics import Statistics
-from lobert.encoders.roles import feedforwards, width_of
+from lobert.encoders.roles import Network, feedforwards, width_of
 from lobert.errors import LobertError
 
-SHARES = (
-    1,
-    3 / 4,
-    1 / 2,
-    3 / 8,
-    1 / 4,
-    3 / 16,
-    1 / 8,
-    3 / 32,
-    1 / 16,
-)  # of the neurons, tried as long as they get better
+# Of the neurons: from the one that is likely to be the best on, they are tried as long as they get better.
+SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16)
+LIKELY = 2.5  # the share of the neurons that is best, over that of the numbers: seen were 2 to 4
 UNWEIGHED = "which ones matter only a calibrated norm can tell: type decomp.objective=loss, or activations"
 
 Offer = Callable[[PreTrainedModel, Sequence[GroupPlan], Statistics, Narrowing | None], Offers]
@@ -70,21 +62,39 @@ def spend_on_neurons(
     full, touched = width_of(model), cut_axes(feedforwards(model))
     inside = [plan for plan in plans if plan.slices[0][0].path in touched]
     outside = offer(model, [plan for plan in plans if plan not in inside], statistics, None)
+    tried = counts(full, neurons)
+    place = likely(tried, allowed / sum(plan.dense_parameters for plan in plans) * full)
     networks = eliminations(model, objective, statistics)
-    best: Spent | None = None
-    for count in counts(full, neurons):
-        if count == full:
-            offers = outside | offer(model, inside, statistics, None)
-            found = Spent(*spend_budget(plans, offers, allowed))
-        else:
-            left = Narrowing({net: steps.down_to(count) for net, steps in networks.items()}, count, full)
-            offers = outside | offer(left.narrowed(model), left.plans(inside), left.statistics(statistics), left)
-            found = Spent(*spend_budget(left.plans(plans), offers, allowed), left)
-        if best is not None and found.error >= best.error:
+    narrowings = {count: narrowing(networks, count, full) for count in tried[: place + 1]}
+
+    def spent(count: int) -> Spent:
+        left = narrowings.get(count) or narrowing(networks, count, full)
+        if left is None:
+            return Spent(*spend_budget(plans, outside | offer(model, inside, statistics, None), allowed))
+        offers = offer(left.narrowed(model), left.plans(inside), left.statistics(statistics), left)
+        return Spent(*spend_budget(left.plans(plans), outside | offers, allowed), left)
+
+    best = start = spent(tried[place])
+    for others in (tried[place + 1 :], tried[:place][::-1]):
+        for count in others:
+            if (found := spent(count)).error >= best.error:
+                break
+            best = found
+        if best is not start:
             break
-        best = found
-    assert best is not None
     return best
+
+
+def likely(tried: Sequence[int], kept: float) -> int:
+    """Which of the tried numbers of neurons is likely to be the best where a budget is worth `kept` of them."""
+    return max((place for place, count in enumerate(tried) if count >= LIKELY * kept), default=0)
+
+
+def narrowing(networks: Mapping[Network, Elimination], count: int, full: int) -> Narrowing | None:
+    """The networks with so many of their neurons; None for all."""
+    if count == full:
+        return None
+    return Narrowing({net: steps.down_to(count) for net, steps in networks.items()}, count, full)
 
 
 def counts(full: int, neurons: Neurons) -> list[int]:
@@ -106,8 +116,7 @@ def planned_narrowing(
     full = width_of(model)
     if statistics is None:
         raise LobertError(f"this plan keeps {count} of {full} neurons, and {UNWEIGHED}")
-    networks = eliminations(model, objective, statistics)
-    return Narrowing({net: steps.down_to(count) for net, steps in networks.items()}, count, full)
+    return narrowing(eliminations(model, objective, statistics), count, full)
 
 
 def planned_width(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> int | None:
