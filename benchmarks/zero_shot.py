@@ -31,8 +31,9 @@ from lobert.evaluation import closeness, drawing_order, predict, predict_dev, sc
 from lobert.job import Job, read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
+from lobert.stages.compress import compress_start
 from lobert.stages.outputs import teacher_predictions
-from lobert.stages.student import compress_start, start_recipe, student_start
+from lobert.stages.student import start_recipe, student_start
 from lobert.stages.teacher import make_teacher
 from lobert.stages.workspace import Workspace, planned, prepare, read_facts
 

@@ -6,14 +6,12 @@ from transformers import PreTrainedModel
 
 from lobert.compression.allocation import (
     AskedAllocation,
-    Offers,
     Scope,
     Sizing,
     allowance,
     chosen_allocation,
     offer_sizes,
     size_parts,
-    spend_budget,
 )
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
@@ -21,13 +19,12 @@ from lobert.compression.costs import Budget
 from lobert.compression.examples import NOISE, Calibration, noisy
 from lobert.compression.grouping import HeadsName, Neurons
 from lobert.compression.heads import joined_as_asked
-from lobert.compression.neurons import Narrowing
 from lobert.compression.objective import Objective, ObjectiveName
-from lobert.compression.plan import GroupPlan, make_plan
+from lobert.compression.plan import make_plan
 from lobert.compression.points import named_parts
 from lobert.compression.sequential import Order, chosen_order, compress_in_order
 from lobert.compression.statistics import Statistics
-from lobert.compression.width import Spent, neurons_for, spend_on_neurons
+from lobert.compression.width import Offer, neurons_for, spend
 from lobert.distill.knowledge import Batch
 from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
@@ -92,8 +89,8 @@ def compress(
     if goal.name != "weights":
         statistics = measure(model, batches, goal, goal.needs_gradients or sizing.allocate == "greedy")
     if sizing.allocate == "greedy":
-        allowed = allowance(model, parts, budget)
-        spent = spend(model, plans, goal, statistics, neurons, allowed, budget)
+        allowed, offer = allowance(model, parts, budget), weighing(goal, budget)
+        spent = spend(model, plans, goal, statistics, neurons, allowed, offer)
         plans = spent.plans
         if spent.narrowing is not None and statistics is not None:
             whole, statistics = spent.narrowing.take_out(model, statistics)
@@ -105,25 +102,9 @@ def compress(
     return report
 
 
-def spend(
-    model: PreTrainedModel,
-    plans: Sequence[GroupPlan],
-    goal: Objective,
-    statistics: Statistics | None,
-    neurons: Neurons,
-    allowed: float,
-    budget: Budget,
-) -> Spent:
-    """The plan with the ranks, and where they can go the neurons, that the budget buys."""
-    if statistics is None or neurons == 1.0:
-        return Spent(*spend_budget(plans, offer_sizes(model, plans, goal, statistics, budget=budget), allowed))
-
-    def offer(
-        model: PreTrainedModel, plans: Sequence[GroupPlan], statistics: Statistics, _: Narrowing | None
-    ) -> Offers:
-        return offer_sizes(model, plans, goal, statistics, budget=budget)
-
-    return spend_on_neurons(model, plans, goal, statistics, neurons, allowed, offer)
+def weighing(goal: Objective, budget: Budget) -> Offer:
+    """What tells the sizes that groups can have, with their errors in this norm."""
+    return lambda model, plans, statistics, _: offer_sizes(model, plans, goal, statistics, budget=budget)
 
 
 def chosen_objective(objective: ObjectiveName | Objective | None, calibrated: bool) -> Objective:

@@ -21,7 +21,7 @@ class Calibration:
     """What calibration looks at. Raises LobertError for a share that is none.
 
     Attributes:
-        examples: how many of the training split; None for as many as are worth a minute.
+        examples: how many of the training split; None for as many as the weights ask for.
         noise: share of their tokens that are exchanged for others of theirs.
     """
 

@@ -20,7 +20,7 @@ SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16)
 LIKELY = 2.5  # the share of the neurons that is best, over that of the numbers: seen were 2 to 4
 UNWEIGHED = "which ones matter only a calibrated norm can tell: type decomp.objective=loss, or activations"
 
-Offer = Callable[[PreTrainedModel, Sequence[GroupPlan], Statistics, Narrowing | None], Offers]
+Offer = Callable[[PreTrainedModel, Sequence[GroupPlan], Statistics | None, Narrowing | None], Offers]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,28 @@ class Spent:
         return self.allocation.error + (self.narrowing.error if self.narrowing else 0.0)
 
     def story(self, unit: str) -> str:
-        """One line: how many neurons stay, and how the rest of the budget was spent, in which unit."""
+        """One line: how many neurons stay, if not all, and how the rest of the budget was spent, in which unit."""
         ranks = self.allocation.story(unit)
         if self.narrowing is None:
-            return f"all neurons stay; {ranks}"
+            return ranks
         share = self.narrowing.error / self.error if self.error else 0.0
         stay = f"{self.narrowing.count:,} of {self.narrowing.full:,} neurons stay"
         return f"{stay}, which makes {share:.0%} of the error; {ranks}"
+
+
+def spend(
+    model: PreTrainedModel,
+    plans: Sequence[GroupPlan],
+    objective: Objective,
+    statistics: Statistics | None,
+    neurons: Neurons,
+    allowed: float,
+    offer: Offer,
+) -> Spent:
+    """Ranks for `allowed` of the budget at most, and where some `neurons` can go, a number of these."""
+    if neurons == 1.0 or statistics is None:
+        return Spent(*spend_budget(plans, offer(model, plans, statistics, None), allowed))
+    return spend_on_neurons(model, plans, objective, statistics, neurons, allowed, offer)
 
 
 def spend_on_neurons(

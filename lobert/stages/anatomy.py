@@ -31,7 +31,8 @@ from lobert.layers.blocks import Block
 from lobert.progress import track
 from lobert.results.anatomy import ANATOMY_FILE, ANATOMY_SCHEMA, Anatomy, Cell, drops_table, read_anatomy, write_anatomy
 from lobert.stages.calibration import input_statistics
-from lobert.stages.student import allotted, asked_budget, start_recipe
+from lobert.stages.compress import allotted, asked_budget
+from lobert.stages.student import start_recipe
 from lobert.stages.workspace import Workspace, planned
 from lobert.storage.artefacts import Recipe, make_folder, write_atomic
 
@@ -112,7 +113,7 @@ def measure(work: Workspace, teacher: Path, model: PreTrainedModel, folder: Path
     """Compress one group after the other, each alone, and write what it did."""
     job, start = work.job, start_recipe(work, teacher)
     statistics = input_statistics(work, start, model)
-    plans = apart(allotted(work, model, planned(job, model), start, calibrated(job, statistics)))
+    plans = apart(allotted(work, model, planned(job, model), start, calibrated(job, statistics))[0])
     model.to(job.machine.device)
     rows = dev_rows(work)
     intact = Intact(model, rows, answers(work, model, rows), statistics, places_of_weights(model))

@@ -25,7 +25,8 @@ from lobert.errors import LobertError
 from lobert.factorizations.numerics import mode_gram
 from lobert.results.table import render
 from lobert.stages.calibration import input_statistics
-from lobert.stages.student import compress_narrowed, start_recipe, student_start
+from lobert.stages.compress import compress_narrowed
+from lobert.stages.student import start_recipe, student_start
 from lobert.stages.teacher import found_teacher, make_teacher
 from lobert.stages.workspace import Workspace, planned
 

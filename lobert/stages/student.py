@@ -12,30 +12,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lobert.checkpoint import load
-from lobert.compression.allocation import Offers, allowance, size_parts, spend_budget
-from lobert.compression.compress import CompressionReport, GroupReport, compress_model
-from lobert.compression.costs import UNITS
-from lobert.compression.neurons import Narrowing, Whole
+from lobert.compression.compress import CompressionReport, GroupReport
 from lobert.compression.plan import GroupPlan
-from lobert.compression.refit import refit_head
-from lobert.compression.sequential import chosen_order, compress_in_order
-from lobert.compression.statistics import STATISTICS_VERSION, Statistics
-from lobert.compression.width import asked_neurons, neurons_for, planned_narrowing, spend_on_neurons
-from lobert.distill.knowledge import model_inputs
+from lobert.compression.sequential import chosen_order
+from lobert.compression.statistics import STATISTICS_VERSION
+from lobert.compression.width import asked_neurons
 from lobert.distill.losses import match_layers
 from lobert.encoders.roles import depth_of, keep_first_layers
 from lobert.encoders.source import model_key
 from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job
 from lobert.layers.pairs import fold, unfold
-from lobert.progress import bar, track
-from lobert.stages.calibration import calibration_batches, make_statistics
+from lobert.stages.compress import asked_budget, compress_start
 from lobert.stages.knowledge import teacher_outputs
-from lobert.stages.offers import make_offers
 from lobert.stages.outputs import teacher_predictions
 from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
 from lobert.storage.artefacts import Recipe, fingerprint, make_folder, process_rank
@@ -98,11 +90,6 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
     if job.refit_head:
         recipe |= {"refit_head": True, "calibration": asdict(job.calibration)}
     return recipe
-
-
-def asked_budget(job: Job, model: PreTrainedModel) -> float:
-    """How much the job lets its compressions spend."""
-    return allowance(model, size_parts(model, job.parts, job.sizing), job.sizing.budget)
 
 
 def run_folder(work: Workspace, compressed: Compressed) -> Path:
@@ -169,106 +156,6 @@ def distil(
     assert isinstance(trained, PreTrainedModel)
     fold(trained)
     return trained
-
-
-def compress_start(work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe) -> CompressionReport:
-    """Calibrate, allocate and factorize in place, as far as the job asks for each; `start` says what the model is."""
-    report, _ = compress_narrowed(work, model, plans, start)
-    fold(model)
-    return report
-
-
-def compress_narrowed(
-    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe
-) -> tuple[CompressionReport, Narrowing | None]:
-    """As `compress_start`, weights that meet in heads still as they would be apart; and which neurons went."""
-    job = work.job
-    statistics = make_statistics(work, start, model)
-    plans, narrowing = sized(work, model, plans, start, statistics)
-    teacher_logits = listen(work, model) if job.refit_head else []
-    whole = None
-    if narrowing is not None and statistics is not None:
-        whole, statistics = narrowing.take_out(model, statistics)
-    report = factorize(work, model, plans, statistics, whole)
-    if job.refit_head:
-        model.to(job.machine.device)
-        refit_head(model, zip(calibration_batches(work), teacher_logits, strict=True))
-    return report, narrowing
-
-
-def sized(
-    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe, statistics: Statistics | None
-) -> tuple[list[GroupPlan], Narrowing | None]:
-    """The plan with the neurons and ranks that the job's budget buys, and what goes for it; the model stays whole."""
-    job = work.job
-    if job.plan_file is not None:
-        return plans, planned_narrowing(model, plans, job.objective, statistics)
-    neurons = neurons_for(model, job.parts, plans, job.objective, job.sizing)
-    if neurons == 1.0 or statistics is None:
-        return allotted(work, model, plans, start, statistics), None
-    offer = partial(offers_beside, work, start)
-    spent = spend_on_neurons(model, plans, job.objective, statistics, neurons, asked_budget(job, model), offer)
-    log.info("allocation: %s", spent.story(UNITS[job.sizing.budget]))
-    return spent.plans, spent.narrowing
-
-
-def offers_beside(
-    work: Workspace,
-    start: Recipe,
-    model: PreTrainedModel,
-    plans: Sequence[GroupPlan],
-    statistics: Statistics,
-    narrowing: Narrowing | None,
-) -> Offers:
-    """What each group can be in a model from which neurons have gone."""
-    start = start if narrowing is None else {**start, "neurons": narrowing.count}
-    return make_offers(work, model, plans, start, statistics)
-
-
-def allotted(
-    work: Workspace, model: PreTrainedModel, plans: list[GroupPlan], start: Recipe, statistics: Statistics | None
-) -> list[GroupPlan]:
-    """The plan with the ranks that the job's budget buys, where it is to be spent greedily."""
-    job = work.job
-    if job.sizing.allocate != "greedy" or not plans:
-        return plans
-    offers = make_offers(work, model, plans, start, statistics)
-    plans, allocation = spend_budget(plans, offers, asked_budget(job, model))
-    log.info("allocation: %s", allocation.story(UNITS[job.sizing.budget]))
-    return plans
-
-
-def factorize(
-    work: Workspace,
-    model: PreTrainedModel,
-    plans: list[GroupPlan],
-    statistics: Statistics | None,
-    whole: Whole | None = None,
-) -> CompressionReport:
-    """Put factors in the place of the weights, in the job's order; `whole` is the model before neurons went."""
-    job = work.job
-    if statistics is None or chosen_order(job.order, job.objective, model, plans) == "parallel":
-        return compress_model(model, plans, bar("factorizing"), job.objective, statistics)
-    model.to(job.machine.device)
-    if whole is not None:
-        whole[0].to(job.machine.device)
-    examples = calibration_batches(work)
-    shown = bar("factorizing by layer")
-    report = compress_in_order(model, plans, examples, job.objective, statistics, shown, whole)
-    model.cpu()
-    return report
-
-
-@torch.no_grad()
-def listen(work: Workspace, model: PreTrainedModel) -> list[Tensor]:
-    """Logits `[B, C]` of the model before compression, for each batch of calibration examples."""
-    device = work.job.machine.device
-    model.to(device).eval()
-    examples = calibration_batches(work)
-    batches = ({name: tensor.to(device) for name, tensor in model_inputs(model, batch).items()} for batch in examples)
-    logits = [model(**inputs).logits.cpu() for inputs in track(batches, "teacher's answers", len(examples))]
-    model.cpu()
-    return logits
 
 
 def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lobert.checkpoint import save_student
@@ -26,7 +27,7 @@ from lobert.job import Job
 from lobert.storage.artefacts import Recipe, write_atomic
 from lobert.training.finetune import Training
 
-CALIBRATION_TOKENS, FEWEST_EXAMPLES, MOST_EXAMPLES = 20_000, 384, 1024
+TOKENS_PER_INPUT, FEWEST_EXAMPLES, MOST_EXAMPLES = 8, 256, 1024  # of a calibration
 FACTS_FILE = "lobert.json"  # what was measured while a model was made
 
 
@@ -71,7 +72,8 @@ def prepare(job: Job) -> Workspace:
     folder = job.brought.folder() if job.brought else job.encoder.folder(job.store)
     check_plan(job, folder)
     tokenizer = load_tokenizer(folder)
-    check_vocabulary(folder, tokenizer, skeleton(folder).config.vocab_size)
+    shapes = skeleton(folder)
+    check_vocabulary(folder, tokenizer, shapes.config.vocab_size)
     task, examples = load_task(job.task)
     job = replace(job, task=task)  # with the labels of the data
     splits = tokenize(examples, tokenizer, task.max_length, job.store, task.name, tokenizer_key(folder))
@@ -91,21 +93,26 @@ def prepare(job: Job) -> Workspace:
         job.seed,
         job.machine.num_workers,
     )
-    count = calibration_count(job.calibration.examples, splits["train"])
+    count = calibration_count(job.calibration.examples, splits["train"], most_inputs(shapes))
     return Workspace(replace(job, calibration=replace(job.calibration, examples=count)), folder, tokenizer, data)
 
 
-def calibration_count(asked: int | None, train: TokenizedSplit) -> int:
-    """How many examples of the training split calibration takes: as many as are asked for, or a minute's worth.
+def calibration_count(asked: int | None, train: TokenizedSplit, inputs: int) -> int:
+    """How many examples of the training split calibration takes for weights of up to so many inputs.
 
-    Short texts cost less and tell less: a pass over CALIBRATION_TOKENS of any task takes about as long.
+    As many as are asked for, or as have TOKENS_PER_INPUT tokens for each of them: a covariance of `inputs` numbers
+    wants a few times as many vectors, whatever the length of the texts they come from.
     """
     if asked is not None:
         return asked
     lengths = train.lengths().astype(float)
     tokens = np.square(lengths).sum() / lengths.sum() * train.width  # of an example, as they are drawn by their lengths
-    affordable = round(CALIBRATION_TOKENS / tokens)
-    return min(max(affordable, FEWEST_EXAMPLES), MOST_EXAMPLES)
+    return min(max(round(TOKENS_PER_INPUT * inputs / tokens), FEWEST_EXAMPLES), MOST_EXAMPLES)
+
+
+def most_inputs(model: PreTrainedModel) -> int:
+    """How many inputs the linear with the most of them has."""
+    return max(module.in_features for module in model.modules() if isinstance(module, nn.Linear))
 
 
 def check_plan(job: Job, encoder: Path) -> None:
