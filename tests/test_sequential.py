@@ -25,7 +25,7 @@ from lobert.encoders.roles import encoder_layers, encoder_linears, linear_at
 from lobert.errors import LobertError
 from lobert.evaluation import closeness, drawing_order
 from lobert.factorizations import factorization
-from lobert.stages.workspace import calibration_count
+from lobert.stages.workspace import calibration_count, most_inputs
 
 BATCHES = [token_batch(8, seed=seed) for seed in range(4)]
 LAST = "bert.encoder.layer.{}.output.LayerNorm"
@@ -216,18 +216,23 @@ def test_examples_are_drawn_by_their_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "length", "width", "count"),
+    ("asked", "length", "width", "inputs", "count"),
     [
-        (None, 25, 1, 800),
-        (None, 10, 4, 500),
-        (None, 100, 1, 384),
-        (None, 5, 1, 1024),
-        (16, 25, 1, 16),
-        (5000, 5, 1, 5000),
+        (None, 25, 1, 1536, 492),
+        (None, 10, 4, 1536, 307),
+        (None, 25, 1, 3072, 983),
+        (None, 100, 1, 1536, 256),
+        (None, 5, 1, 1536, 1024),
+        (16, 25, 1, 1536, 16),
+        (5000, 5, 1, 1536, 5000),
     ],
 )
-def test_calibration_takes_as_many_examples_as_have_its_tokens(
-    asked: int | None, length: int, width: int, count: int
+def test_calibration_takes_as_many_examples_as_have_tokens_enough_for_the_inputs(
+    asked: int | None, length: int, width: int, inputs: int, count: int
 ) -> None:
     train = SimpleNamespace(lengths=lambda: np.full(3000, length), width=width)
-    assert calibration_count(asked, train) == count  # type: ignore[arg-type]
+    assert calibration_count(asked, train, inputs) == count  # type: ignore[arg-type]
+
+
+def test_the_widest_weight_tells_how_many_inputs_there_are() -> None:
+    assert most_inputs(tiny_bert()) == tiny_bert().config.intermediate_size
