@@ -288,10 +288,10 @@ def test_jobs_beside_each_other_lose_nothing_and_do_nothing_twice(
     monkeypatch.syspath_prepend(str(CONF.parent / "benchmarks"))
     from sweeps import faults, run_sweep
 
-    tally = run_sweep(launcher, jobs=2, at_once=2, twice=False)
+    tally = run_sweep(launcher, jobs=3, at_once=2, twice=False)
     assert tally.code == 0
-    assert faults(tally, tally, jobs=2) == {"lost": 0, "doubled": 0, "differ": 0}
-    assert (tally.made, len(tally.records)) == ({"teachers": 1, "knowledge": 1, "students": 2}, 2)
+    assert faults(tally, tally, jobs=3) == {"lost": 0, "doubled": 0, "differ": 0}
+    assert (tally.made, len(tally.records)) == ({"teachers": 1, "knowledge": 1, "students": 3}, 3)
 
 
 def test_the_entry_type_is_plain_data() -> None:

@@ -176,6 +176,16 @@ def test_as_many_neurons_stay_as_leave_the_smallest_error(keep: float, budget: s
     assert sum(plan.parameters for plan in best.plans) < sum(plan.full_parameters for plan in best.plans)
 
 
+@pytest.mark.parametrize("likely", [0.1, 1.0, 30.0])
+def test_where_the_search_begins_does_not_matter(monkeypatch: pytest.MonkeyPatch, likely: float) -> None:
+    """From the fewest neurons, from some, or from all of them."""
+    usual, _ = spent_by(tiny_bert(), "auto", 0.15)
+    monkeypatch.setattr("lobert.compression.width.LIKELY", likely)
+    found, _ = spent_by(tiny_bert(), "auto", 0.15)
+    assert found.narrowing.count == usual.narrowing.count
+    assert found.error == pytest.approx(usual.error)
+
+
 def test_where_little_is_kept_fewer_neurons_are_better() -> None:
     found, _ = spent_by(tiny_bert(), "auto", 0.15)
     whole, _ = spent_by(tiny_bert(), 1.0, 0.15)

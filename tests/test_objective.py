@@ -277,7 +277,7 @@ def test_a_scaling_is_undone_by_solving_as_by_its_inverse(letters: str, modes: s
 # ---- whole models ----
 
 
-@pytest.mark.parametrize(("examples", "labels"), [(2, 3), (12, 1)])
+@pytest.mark.parametrize(("examples", "labels"), [(2, 3), (2, 1), (12, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "all_tucker"])
 def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
