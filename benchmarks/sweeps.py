@@ -28,7 +28,15 @@ from common import header, header_line, say, table
 from lobert.results.record import Record, find_records
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["task=demo", "encoder=tiny", "trainer=cpu", "task.train_examples=96", "teacher.epochs=2", "student.epochs=1"]
+SMALL = [
+    "task=demo",
+    "encoder=tiny",
+    "trainer=cpu",
+    "task.train_examples=96",
+    "task.dev_examples=96",
+    "teacher.epochs=2",
+    "student.epochs=1",
+]
 KEEPS = (0.5, 0.4, 0.3, 0.2)
 LAUNCHERS = {
     "basic": [],

@@ -207,6 +207,7 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "encoder.roles.query=3",
         "task.max_length=1",
         "task.train_examples=0",
+        "task.dev_examples=0",
     ],
 )
 def test_a_wrong_value_is_answered_with_its_setting(setting: str) -> None:

@@ -108,18 +108,23 @@ def test_folder_of_tasks_of_one_task_or_from_the_environment(tmp_path: Path, mon
     assert load_examples(task)["train"][:] == outer
 
 
-def test_training_subset_is_fixed_and_nested(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("setting", "split"), [("train_examples", "train"), ("dev_examples", "validation")])
+def test_a_subset_is_fixed_and_nested(setting: str, split: str, tmp_path: Path) -> None:
     task = read_task("MRPC", data_dir=str(tmp_path))
     write_local(task, tmp_path)
 
     def subset(n: int | None) -> list[str]:
-        return list(load_examples(replace(task, train_examples=n))["train"]["text_a"])
+        return list(load_examples(replace(task, **{setting: n}))[split]["text_a"])
 
     assert subset(3) == subset(3)
     assert set(subset(2)) < set(subset(4)) < set(subset(None))
-    assert len(load_examples(replace(task, train_examples=2))["validation"]) == ROWS
-    with pytest.raises(LobertError, match=f"more than the {ROWS}"):
+    sizes = {name: len(examples) for name, examples in load_examples(replace(task, **{setting: 2})).items()}
+    assert sizes == {"train": ROWS, "validation": ROWS, split: 2}
+    with pytest.raises(
+        LobertError, match=f"task.{setting}={ROWS + 1} is more than the {ROWS} examples of MRPC's {split}"
+    ):
         subset(ROWS + 1)
+    assert len(load_examples(replace(task, **{setting: 2}), ["test"])["test"]) == ROWS
 
 
 def edit(change: Callable[[str], str]) -> Callable[[Path], None]:
@@ -233,6 +238,7 @@ def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
         ({"labels": ["one"]}, "two or more classes"),
         ({"max_length": 2}, "8 or more"),
         ({"train_examples": 0}, "1 or more"),
+        ({"dev_examples": 0}, "1 or more"),
         ({"eval": {}}, "at least one labelled split"),
         ({"source": "dmo"}, "did you mean 'demo'"),
         ({"local": {"foldr": "RTE"}}, "task.local.foldr is not a known key: did you mean 'folder'"),

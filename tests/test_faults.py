@@ -33,6 +33,7 @@ SMALL = [
     "encoder=tiny",
     "trainer=cpu",
     "task.train_examples=48",
+    "task.dev_examples=48",
     "teacher.epochs=2",
     "latency_batch_size=0",
 ]

@@ -28,7 +28,7 @@ from lobert.training.trainer import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
-    "task=demo", "task.train_examples=96", "task.max_length=24", "encoder=tiny", "trainer=cpu",
+    "task=demo", "task.train_examples=96", "task.dev_examples=96", "task.max_length=24", "encoder=tiny", "trainer=cpu",
     "student.epochs=2", "teacher.epochs=2", "latency_batch_size=4",
 ]  # fmt: skip
 
@@ -240,7 +240,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, step: str, number: int, *signals: in
     return called
 
 
-TWELVE = ["task.train_examples=96", "teacher.batch_size=16", "student.batch_size=16", "eval_batch_size=320"]
+TWELVE = ["task.train_examples=96", "teacher.batch_size=16", "student.batch_size=16", "eval_batch_size=60"]
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_what_cannot_be_an_answer_is_refused(tmp_path: Path) -> None:
 
 # ---- stage=predict ----
 
-SETTINGS = ["task.train_examples=null", "student.epochs=0", "decomp=svd", "teacher.epochs=1"]
+SETTINGS = ["task.train_examples=null", "task.dev_examples=null", "student.epochs=0", "decomp=svd", "teacher.epochs=1"]
 
 
 def direct(folder: Path, rows: list[dict[str, str]], columns: Sequence[str] = ("sentence1", "sentence2")) -> list[str]:

@@ -52,7 +52,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that knows the task, as a plain Hugging Face folder."""
     output = tmp_path_factory.mktemp("good")
-    score = run_here(output, *TRAINED, f"task.data_dir={data}", "task.train_examples=null", "stage=teacher")
+    score = run_here(
+        output, *TRAINED, f"task.data_dir={data}", "task.train_examples=null", "task.dev_examples=null", "stage=teacher"
+    )
     assert score is not None
     assert score > 0.95
     (folder,) = artefacts(output, "teacher")
@@ -60,7 +62,13 @@ def good(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_brought(output: Path, data: Path, path: Path, *overrides: str) -> float | None:
-    settings = [f"task.data_dir={data}", f"teacher.path={path}", "task.train_examples=null", "student.epochs=0"]
+    settings = [
+        f"task.data_dir={data}",
+        f"teacher.path={path}",
+        "task.train_examples=null",
+        "task.dev_examples=null",
+        "student.epochs=0",
+    ]
     return run_here(output, "task=MNLI", "decomp=svd", *settings, *overrides)
 
 
@@ -394,7 +402,13 @@ def test_a_wrong_list_is_refused(changes: dict[str, Any], words: str) -> None:
 def test_a_search_goes_on_where_it_stopped_and_keeps_the_best(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ["task=MNLI", f"task.data_dir={data}", "task.train_examples=null", "student.epochs=0"]
+    settings = [
+        "task=MNLI",
+        f"task.data_dir={data}",
+        "task.train_examples=null",
+        "task.dev_examples=null",
+        "student.epochs=0",
+    ]
     settings += ["teacher.epochs=1", "teacher.batch_size=8", "teacher.learning_rate=[1e-6,2e-2]"]
     step, steps = FineTuner.training_step, []
 

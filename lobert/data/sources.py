@@ -41,9 +41,7 @@ def load_task(task: Task, splits: Sequence[str] | None = None) -> tuple[Task, di
         if split not in columns:
             raise LobertError(f"task {task.name} has no split '{split}': {suggest(split, columns)}")
     found = {split: to_dataset(task, columns[split]) for split in wanted}
-    if "train" in found:
-        found["train"] = subset(task, found["train"])
-    return task, found
+    return task, {split: subset(task, split, examples) for split, examples in found.items()}
 
 
 def read_columns(task: Task, splits: Sequence[str]) -> tuple[Task, dict[str, Columns]]:
@@ -75,14 +73,22 @@ def to_dataset(task: Task, columns: Columns) -> Dataset:
     return Dataset.from_dict(columns, features=Features({name: types.get(name, Value("string")) for name in columns}))
 
 
-def subset(task: Task, train: Dataset) -> Dataset:
-    """The first `train_examples` of one fixed shuffle: larger subsets contain the smaller, whatever the seed."""
-    if task.train_examples is None:
-        return train
-    if task.train_examples > len(train):
+def subset(task: Task, split: str, examples: Dataset) -> Dataset:
+    """As many examples as are asked for, the first of one fixed shuffle: larger subsets contain the smaller ones,
+    whatever the seed.
+    """
+    if split == "train":
+        setting, count = "train_examples", task.train_examples
+    elif split in task.eval_splits:
+        setting, count = "dev_examples", task.dev_examples
+    else:
+        return examples
+    if count is None:
+        return examples
+    if count > len(examples):
         raise LobertError(
-            f"task.train_examples={task.train_examples} is more than the {len(train)} training examples of "
-            f"{task.name}: give fewer, or null for all"
+            f"task.{setting}={count} is more than the {len(examples)} examples of {task.name}'s {split} split: give "
+            "fewer, or null for all"
         )
-    chosen = np.random.default_rng(0).permutation(len(train))[: task.train_examples]
-    return train.select(np.sort(chosen))
+    chosen = np.random.default_rng(0).permutation(len(examples))[:count]
+    return examples.select(np.sort(chosen))

@@ -30,6 +30,7 @@ class Task:
         score_range: least and largest score of a regression; None where there is no limit.
         max_length: tokens kept of a text or a pair.
         train_examples: use only so many training examples, the same for every seed; None for all.
+        dev_examples: likewise of every labelled dev split; for a quick look, as scores of few examples are rough.
         data_dir: folder with the task's own folder in it, or that folder; None for `LOBERT_DATA_DIR`, else the hub.
         source: `files` (local or hub) or `demo` (generated).
         hub, local: the two public layouts; None where the task has no such copy.
@@ -46,6 +47,7 @@ class Task:
     score_range: tuple[float, float] | None = None
     max_length: int = 128
     train_examples: int | None = None
+    dev_examples: int | None = None
     data_dir: str | None = None
     source: str = "files"
     hub: HubLayout | None = None
@@ -86,6 +88,7 @@ class Task:
             ("score_range", not self._range_fits(), "least and largest score, for a regression only, or null"),
             ("max_length", type(self.max_length) is not int or self.max_length < 8, "8 or more tokens"),
             ("train_examples", not _absent_or_positive(self.train_examples), "1 or more, or null"),
+            ("dev_examples", not _absent_or_positive(self.dev_examples), "1 or more, or null"),
         ):
             if wrong:
                 raise LobertError(f"task {self.name}: {name}={getattr(self, name)!r} will not do, give {want}")
