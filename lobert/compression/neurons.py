@@ -7,7 +7,7 @@ Stork, 1993, taking neurons in place of single weights, and a few of them at onc
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -43,8 +43,8 @@ class Remainder:
     @cached_property
     def weight(self) -> Tensor:
         """`[out, n]`, of the second linear, in double precision: it makes up for the neurons that went."""
-        crossed, inputs = self.of.inputs[self.kept], part(self.of.inputs, self.kept)
-        return torch.cholesky_solve(crossed @ self.of.weight.mT, torch.linalg.cholesky(inputs)).mT
+        inputs = part(self.of.inputs, self.kept)
+        return torch.cholesky_solve(self.of.crossed[self.kept], torch.linalg.cholesky(inputs)).mT
 
     @property
     def shift(self) -> Tensor:
@@ -78,6 +78,11 @@ class Elimination:
             torch.linalg.cholesky(self.inputs)
         )  # of those kept, whatever else it has
         self._scaled = self.root.mT @ self.weight
+
+    @cached_property
+    def crossed(self) -> Tensor:
+        """`[neurons, out]`, of what the neurons give with what the second linear makes of it."""
+        return self.inputs @ self.weight.mT
 
     def down_to(self, count: int) -> Remainder:
         """What is left with `count` neurons, not more than are left now; the same, whatever was asked for before."""
@@ -155,12 +160,12 @@ class Narrowing:
         inputs = {net.output: remainder.kept for net, remainder in self.networks.items()}
         return replace(
             statistics,
-            mean=chosen(statistics.mean, inputs),
-            second_moment=chosen(statistics.second_moment, inputs),
-            weighted_mean=chosen(statistics.weighted_mean, inputs),
-            weighted_moment=chosen(statistics.weighted_moment, inputs),
-            fisher=chosen(statistics.fisher, inputs),
-            gradient=chosen(statistics.gradient, self.kept),
+            mean=Chosen(statistics.mean, inputs),
+            second_moment=Chosen(statistics.second_moment, inputs),
+            weighted_mean=Chosen(statistics.weighted_mean, inputs),
+            weighted_moment=Chosen(statistics.weighted_moment, inputs),
+            fisher=Chosen(statistics.fisher, inputs),
+            gradient=Chosen(statistics.gradient, self.kept),
         )
 
     def plans(self, plans: Sequence[GroupPlan]) -> list[GroupPlan]:
@@ -202,12 +207,31 @@ def elimination(model: PreTrainedModel, net: Network, objective: Objective, stat
 
 def floored(metric: Tensor) -> Tensor:
     """A metric `[n, n]` that has an inverse."""
-    return metric + FLOOR * metric.diagonal().mean() * torch.eye(len(metric), dtype=metric.dtype)
+    metric = metric.clone()
+    diagonal = metric.diagonal()
+    diagonal += FLOOR * diagonal.mean()
+    return metric
 
 
-def chosen(table: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A table of vectors `[n]` and matrices `[n, n]` by path, with the entries that stay of those in `kept`."""
-    return {path: part(value, kept[path]) if path in kept else value for path, value in table.items()}
+@dataclass(frozen=True)
+class Chosen(Mapping[str, Tensor]):
+    """A table of vectors `[n]` and matrices `[n, n]` by path, with the entries that stay of those in `kept`.
+
+    They are picked when they are asked for: no norm reads all tables, and large matrices take long to copy.
+    """
+
+    table: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+
+    def __getitem__(self, path: str) -> Tensor:
+        value = self.table[path]
+        return part(value, self.kept[path]) if path in self.kept else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
 
 
 def part(value: Tensor, kept: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def group_norm(objective: Objective, plan: GroupPlan, statistics: Statistics | N
     assert statistics is not None, "every objective but the weights needs calibration"
     statistics = objective.view(statistics)
     stack, (rows, columns) = plan.shape[:-2], plan.shape[-2:]
-    inputs = torch.eye(columns, dtype=torch.float64).repeat(*stack, 1, 1)
+    inputs = torch.empty((*stack, columns, columns), dtype=torch.float64)
     outputs = torch.eye(rows, dtype=torch.float64).repeat(*stack, 1, 1)
     weights = torch.ones(stack, dtype=torch.float64)
     for block, index in plan.slices:
@@ -201,12 +201,11 @@ def input_metric(objective: Objective, statistics: Statistics, block: Block) -> 
 
 def tamed(metric: Tensor, objective: Objective) -> Tensor:
     """The damped metric, raised to a power at unchanged trace; the identity for a metric of zeros."""
-    size = len(metric)
-    identity = torch.eye(size, dtype=metric.dtype)
     total = trace(metric)
     if not total > 0:
-        return identity
-    metric = metric + objective.damping * total / size * identity
+        return torch.eye(len(metric), dtype=metric.dtype)
+    metric = metric.clone()
+    metric.diagonal().add_(objective.damping * total / len(metric))
     if objective.metric_power == 1:
         return metric
     values, vectors = eigh(metric)

@@ -66,7 +66,7 @@ class Statistics:
         mean, moment = self.input_mean(block), self.second_moment[self._source(block.path)]
         columns = block.columns(len(moment))
         moment = moment[columns, columns]
-        centred = moment - torch.outer(mean, mean)
+        centred = torch.addr(moment, mean, mean, alpha=-1)
         return centred if centred.trace() > ROUNDING * moment.trace() else torch.zeros_like(centred)
 
     def output_gradient(self, block: Block) -> Tensor | None:
