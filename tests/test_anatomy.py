@@ -93,12 +93,12 @@ def test_cells_cover_every_targeted_weight_once(outputs: Path, capsys: pytest.Ca
     assert len({cell.group for cell in read.cells}) == 2 + 4 + 1 + 1
     for group in {cell.group for cell in read.cells}:  # a stack has one score
         assert len({(c.score, c.agreement, c.divergence) for c in read.cells if c.group == group}) == 1
-    assert (read.examples, read.dev_examples) == (40, 500)
+    assert (read.examples, read.dev_examples) == (40, 96)
     (folder,) = artefacts(outputs, "anatomy")
     assert json.loads((folder / ANATOMY_FILE).read_text()).keys() == FORM
     assert {path.name for path in folder.iterdir()} == {ANATOMY_FILE, "recipe.json"}
     shown = capsys.readouterr().out
-    assert "40 of 500 dev examples" in shown
+    assert "40 of 96 dev examples" in shown
     assert f"anatomy: {folder / ANATOMY_FILE}" in shown
 
 
@@ -127,7 +127,7 @@ def test_a_dense_group_has_no_error_and_the_teachers_score(outputs: Path, tmp_pa
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(plan))
     read = examine(outputs, f"decomp.plan='{tmp_path / 'mixed.yaml'}'", "anatomy_examples=null")
     (teacher,) = artefacts(outputs, "teacher")
-    assert read.examples == read.dev_examples == 500
+    assert read.examples == read.dev_examples == 96
     assert read.teacher_score == json.loads((teacher / "lobert.json").read_text())["metrics"]["accuracy"]
     dense = {cell.group: cell for cell in read.cells if cell.group in ("query_1", "value_0")}
     assert len(dense) == 2

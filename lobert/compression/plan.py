@@ -103,6 +103,12 @@ class GroupPlan:
         for _, index in self.slices:
             if len(index) != len(self.stack) or any(not 0 <= i < n for i, n in zip(index, self.shape, strict=False)):
                 raise ValueError(f"slice {list(index)} of {list(self.shape)}")
+        filled, places = {index for _, index in self.slices}, math.prod(self.shape[:-2])
+        if not len(filled) == len(self.slices) == places:
+            raise ValueError(
+                f"{len(self.slices)} slices fill {len(filled)} of the {places} places of {list(self.shape)}, and each "
+                "has to be filled once"
+            )
 
     def fits_full_shape(self) -> bool:
         """Whether it is one side of a single matrix that has become shorter."""
