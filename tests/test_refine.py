@@ -39,7 +39,7 @@ def in_double(tensor: Tensor, norm: Norm) -> Goal:
 
 
 def improved(equation: str, stack: str, goal: Goal, factors: list[Tensor], patience: Patience) -> list[Tensor]:
-    found, error = refined(equation, stack, goal, factors, goal.error_of(equation, factors), patience)
+    found, error = refined(equation, stack, goal, factors, goal.error_of, patience)
     assert error == goal.error_of(equation, found)
     return found
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lobert.compression.costs import inputs_read
-from lobert.compression.objective import Norm, Objective, group_norm
+from lobert.compression.objective import Goal, Norm, Objective, group_norm
 from lobert.compression.plan import GroupPlan, check_pairs, check_shapes, refuse_overlaps
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import decompose_in_norm
@@ -201,10 +201,15 @@ def report_group(
         macs=uses * linear_macs(nn.ModuleList(layers)),
         dense_macs=0 if reads_tokens(model, plan) else uses * math.prod(full[-2:]) * len(plan.slices),
         error=error,
-        objective_error=error if norm is None else math.sqrt(ratio(max(0.0, norm.squared(lost)), norm.squared(tensor))),
+        objective_error=error if norm is None else relative_error(Goal(tensor, norm), lost),
         norm=torch.linalg.vector_norm(tensor).item(),
         evaluation="merge" if merges(layers[0]) else "contract",
     )
+
+
+def relative_error(goal: Goal, lost: Tensor) -> float:
+    """The norm of what factors lack over that of the whole tensor."""
+    return math.sqrt(ratio(max(0.0, goal.squared(lost)), goal.total))
 
 
 def merges(layer: nn.Module) -> bool:

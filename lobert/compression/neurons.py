@@ -33,18 +33,19 @@ class Remainder:
     Attributes:
         kept: `[n]`, the numbers of its neurons, in their order.
         error: squared, of its outputs, in the norm.
+        scaled: `[out, n]`, Rᵀ times the second linear's weight, which makes up for the neurons that went.
         of: the network with all of them.
     """
 
     kept: Tensor
     error: float
+    scaled: Tensor
     of: "Elimination"
 
     @cached_property
     def weight(self) -> Tensor:
-        """`[out, n]`, of the second linear, in double precision: it makes up for the neurons that went."""
-        inputs = part(self.of.inputs, self.kept)
-        return torch.cholesky_solve(self.of.crossed[self.kept], torch.linalg.cholesky(inputs)).mT
+        """`[out, n]`, of the second linear, in double precision."""
+        return torch.linalg.solve_triangular(self.of.root.mT, self.scaled, upper=True)
 
     @property
     def shift(self) -> Tensor:
@@ -74,41 +75,41 @@ class Elimination:
 
     def __post_init__(self) -> None:
         self.kept = torch.arange(len(self.mean))
-        self._inverse = torch.cholesky_inverse(
-            torch.linalg.cholesky(self.inputs)
-        )  # of those kept, whatever else it has
+        root = torch.linalg.cholesky(self.inputs)
+        self._inverse = torch.cholesky_inverse(root)  # of those kept, whatever else it has
         self._scaled = self.root.mT @ self.weight
-
-    @cached_property
-    def crossed(self) -> Tensor:
-        """`[neurons, out]`, of what the neurons give with what the second linear makes of it."""
-        return self.inputs @ self.weight.mT
 
     def down_to(self, count: int) -> Remainder:
         """What is left with `count` neurons, not more than are left now; the same, whatever was asked for before."""
         while (left := len(self.kept)) - (batch := max(1, int(left * AT_ONCE))) >= count:
-            self._drop(batch)
-        end = self
-        if left > count:
-            end = copy.copy(self)
-            end._inverse, end._scaled = self._inverse.clone(), self._scaled.clone()
-            end._drop(left - count)
-        return Remainder(end.kept, end.error, self)
+            self._drop(self._cheapest(batch))
+        last = self._cheapest(left - count)
+        kept = self.kept[~torch.isin(self.kept, last)]
+        makes_up, error = self._made_up(last, kept)
+        return Remainder(kept, self.error + error, self._scaled[:, kept] - self._scaled[:, last] @ makes_up, self)
 
-    def _drop(self, count: int) -> None:
-        """Let those go that cost least, each seen by itself, and have the others make up for all of them.
+    def _cheapest(self, count: int) -> Tensor:
+        """The numbers of so many neurons that cost least, each seen by itself."""
+        costs = (self._scaled.square().sum(0) / self._inverse.diagonal())[self.kept]
+        return self.kept[costs.argsort(stable=True)[:count]]
+
+    def _made_up(self, gone: Tensor, others: Tensor | slice) -> tuple[Tensor, float]:
+        """`[gone, others]`, how the others make up for those that go, and the squared error that stays."""
+        crossed, lost = self._inverse[gone], self._scaled[:, gone]
+        found = torch.linalg.solve(crossed[:, gone], torch.cat([crossed[:, others], lost.mT], 1))
+        split = found.shape[1] - len(lost)
+        return found[:, :split], (found[:, split:] * lost.mT).sum().item()
+
+    def _drop(self, gone: Tensor) -> None:
+        """Let these go, and have the others make up for all of them.
 
         Rows and columns of those that went stay where they are, as zeros but for rounding: copies would take longer.
         """
-        costs = (self._scaled.square().sum(0) / self._inverse.diagonal())[self.kept]
-        order = costs.argsort(stable=True)
-        gone, self.kept = self.kept[order[:count]], self.kept[order[count:].sort().values]
-        crossed, lost = self._inverse[gone], self._scaled[:, gone]
-        makes_up = torch.linalg.solve(crossed[:, gone], torch.cat([crossed, lost.mT], 1))
-        self.error += (makes_up[:, len(self.mean) :] * lost.mT).sum().item()
-        makes_up = makes_up[:, : len(self.mean)]
-        self._scaled.addmm_(lost, makes_up, alpha=-1)
-        self._inverse.addmm_(crossed.mT, makes_up, alpha=-1)
+        makes_up, error = self._made_up(gone, slice(None))
+        self.error += error
+        self._scaled.addmm_(self._scaled[:, gone], makes_up, alpha=-1)
+        self._inverse.addmm_(self._inverse[gone].mT, makes_up, alpha=-1)
+        self.kept = self.kept[~torch.isin(self.kept, gone)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ gradients are zero. Alternating least squares are those of Carroll and Chang (19
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from lobert.compression.chain import Chain, Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
 from lobert.compression.objective import Goal, Metrics
 from lobert.factorizations.contraction import Path, cheapest_path, contract
+
+ErrorOf = Callable[[str, Sequence[Tensor]], float]  # of an equation and its factors, the squared distance to a goal
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,25 @@ USUAL = Patience()
 
 
 def refined(
-    equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error: float, patience: Patience = USUAL
+    equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error_of: ErrorOf, patience: Patience = USUAL
 ) -> tuple[list[Tensor], float]:
-    """Factors that are closer to `goal` than `factors` with their squared `error`, or these; and the error then.
+    """Factors that are closer to `goal` than these by their squared `error_of` them, or these; and the error then.
 
     The error is not convex in all factors together, so what is found depends on where they start.
     """
+    error = error_of(equation, factors)
     fit = Fit(equation, stack, goal, factors, error, patience)
+    order = sorted(range(len(factors)), key=lambda position: -factors[position].numel())
     gain = math.inf
     while fit.error > torch.finfo(fit.dtype).eps * fit.total and gain > patience.gain * fit.error:
         before = fit.error
-        for position in range(len(factors)):
+        for position in order:
             fit.improve(position)
         gain = before - fit.error
     if not fit.improved:
         return list(factors), error
     found = [factor.to(goal.tensor.dtype) for factor in fit.factors]
-    left = goal.error_of(equation, found)
+    left = error_of(equation, found)
     return (found, left) if left < error else (list(factors), error)
 
 

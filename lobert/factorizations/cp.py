@@ -13,6 +13,7 @@ from lobert.factorizations.numerics import eigh, mode_gram, mode_product, rounde
 
 MOST_SWEEPS = 20
 GAIN, GAINING = 1.11, 5  # a sweep makes the squared error so many times smaller at the most, as long as these
+LARGE = 1_000_000  # entries
 LEAD = 1.1  # sweeps gained less than 4 % more of the farther one of two closed forms of a large tensor
 ROUNDING = 1e-4  # share of the squared norm below which terms are found in double precision
 RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start
@@ -57,7 +58,9 @@ class CP(Factorization):
 
     def gain(self, shape: Shape) -> float:
         """Seen on large tensors; on small ones, whose sweeps take no time, there is no telling."""
-        return GAIN ** min(all_sweeps(shape), GAINING) if takes_long(shape) else math.inf
+        if takes_long(shape):
+            return GAIN ** min(all_sweeps(shape), GAINING)
+        return GAIN**MOST_SWEEPS if math.prod(shape) >= LARGE else math.inf
 
     def lead(self, shape: Shape) -> float:
         return LEAD if takes_long(shape) else math.inf
