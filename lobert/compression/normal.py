@@ -152,15 +152,20 @@ def constant_term(equation: str) -> str:
 
 
 def regularized_inverse(matrix: Tensor) -> Tensor:
-    """Inverses of positive semidefinite matrices `[..., n, n]` of trace one, found in double precision.
+    """Inverses of positive semidefinite matrices `[..., n, n]` of trace one, in their own precision where that will do.
 
-    Rounding may have made them indefinite: then they get more of the identity, until they are definite.
+    Rounding may have made them indefinite: then they are seen in double precision, and get more of the identity until
+    they are definite.
     """
     size, ridge = matrix.shape[-1], RIDGE[matrix.dtype]
-    identity = torch.eye(size, dtype=torch.float64)
+    dtype = matrix.dtype
     while ridge < 1:
-        root, failed = torch.linalg.cholesky_ex(matrix.double() + ridge / size * identity)
+        regular = matrix.to(dtype, copy=True)
+        regular.diagonal(dim1=-2, dim2=-1).add_(ridge / size)
+        root, failed = torch.linalg.cholesky_ex(regular)
         if not failed.any():
-            return torch.cholesky_inverse(root) / size
-        ridge *= RIDGE_GROWTH
-    return identity.expand(matrix.shape)
+            return torch.cholesky_inverse(root).div_(size)
+        if dtype == torch.float64:
+            ridge *= RIDGE_GROWTH
+        dtype = torch.float64
+    return torch.eye(size, dtype=torch.float64).expand(matrix.shape)

@@ -4,7 +4,7 @@ A norm gives each weight matrix an input metric C and an output metric G, and th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -124,7 +124,12 @@ class Goal:
     @cached_property
     def total(self) -> float:
         """The squared norm of the tensor."""
-        return self.squared(self.tensor)
+        return self._squared(self.tensor, lambda: (self.weighted * self.tensor.float()).sum().item())
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """G T C of the tensor T, by the metrics in single precision and their units."""
+        return self.rough.applied(self.tensor.float())
 
     @cached_property
     def rough(self) -> Metrics:
@@ -150,8 +155,11 @@ class Goal:
         In single precision, unless it is but a small part of what it would be in a norm of such metrics that has no
         directions: then what is left of large products is their rounding.
         """
-        rough = self.rough.squared(lost.float())
-        return rough * self.unit if rough > self.single * lost.square().sum().item() else self.norm.squared(lost)
+        return self._squared(lost, lambda: self.rough.squared(lost.float()))
+
+    def _squared(self, lost: Tensor, rough: Callable[[], float]) -> float:
+        found = rough()
+        return found * self.unit if found > self.single * lost.square().sum().item() else self.norm.squared(lost)
 
     def error_of(self, equation: str, factors: Sequence[Tensor]) -> float:
         """The squared distance of the tensor that these factors make; in single precision where that tells it."""

@@ -31,7 +31,7 @@ class Patience:
     """
 
     multiply_adds: float = 30_000
-    altogether: float = 4.5e11
+    altogether: float = 7.5e11
     gain: float = 2e-3
 
     def of(self, entries: int) -> float:
@@ -122,7 +122,7 @@ class Fit:
         self.total, self.error = goal.total / unit, error / unit
         self.metrics = metric_terms(metrics, stack)
         self.ways = Ways(equation, stack, self.metrics, [tuple(factor.shape) for factor in factors])
-        self.weighted = metrics.applied(goal.tensor.to(self.dtype))
+        self.weighted = goal.weighted if rough else metrics.applied(goal.tensor)
         self.factors = [factor.to(self.dtype) for factor in factors]
         self.left = patience.of(goal.tensor.numel())
         self.formed: dict[Tree, Tensor] = {}

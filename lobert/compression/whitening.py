@@ -84,13 +84,13 @@ def decompose_averaged(
     error_of = goal.error_of if math.isinf(method.lead(shape)) else Sketch(stack, goal).error_of
     near, far = (error_of(equation, factors) for factors in (unscaled_all(equation, found, scales), plain))
     safe = far / method.gain(shape)  # no plain decomposition is closer
-    enough = safe / min(near, far) if min(near, far) > 0 else 0.0
+    can_refine, ahead = affordable(equation, stack, goal, found), near * method.lead(shape) <= far
+    enough = 1.0 if can_refine else safe / min(near, far) if min(near, far) > 0 else 0.0
     if near <= far:
         start = unscaled_all(equation, method.start(whitened, rank, found, enough), scales)
     else:
         start = method.start(tensor, rank, plain, enough)
-    ahead = near * method.lead(shape) <= far
-    if ahead and not affordable(equation, stack, goal, start):
+    if ahead and not can_refine:
         return start
     best, error = refined(equation, stack, goal, start, error_of)
     if error <= safe or ahead:
