@@ -113,7 +113,7 @@ def test_sweeps_end_where_the_error_is_small_enough(shape: Shape) -> None:
     assert after[2] < left(20, 1, between) <= between
 
 
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("first", [0, 1, 3])
 @pytest.mark.parametrize(("stack", "shape"), [("s", (3, 48, 72)), ("l", (6, 48, 48)), ("sl", (3, 4, 40, 48))])
 def test_where_sweeps_take_long_the_norm_is_served_as_well(
     stack: str, shape: Shape, first: int, monkeypatch: pytest.MonkeyPatch
