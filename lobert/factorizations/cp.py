@@ -51,14 +51,10 @@ class CP(Factorization):
         return [terms[order.index(mode)] for mode in range(tensor.dim())]
 
     def start(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], enough: float) -> list[Tensor]:
-        shape = tensor.shape
-        most = (
-            all_sweeps(shape) - 1 if takes_long(shape) else all_sweeps(shape)
-        )  # the other closed form took one's time
-        return self._swept(tensor, rank, closed_form, most, first_sweeps(shape), enough)
+        return self._swept(tensor, rank, closed_form, first_sweeps(tensor.shape), enough)
 
     def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
-        return self._swept(tensor, rank, closed_form, all_sweeps(tensor.shape), first=1, enough=0.0)
+        return self._swept(tensor, rank, closed_form, first=1, enough=0.0)
 
     def gain(self, shape: Shape) -> float:
         """Seen on large tensors; on small ones, whose sweeps take no time, there is no telling."""
@@ -69,14 +65,12 @@ class CP(Factorization):
     def lead(self, shape: Shape) -> float:
         return LEAD if takes_long(shape) else math.inf
 
-    def _swept(
-        self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], sweeps: int, first: int, enough: float
-    ) -> list[Tensor]:
+    def _swept(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor], first: int, enough: float) -> list[Tensor]:
         if rank == self.full_rank(tuple(tensor.shape)) or (first == 0 and enough >= 1):
             return closed_form
         order, norm = by_size(tensor), tensor.norm().item() or 1.0
         terms = times([closed_form[mode] for mode in order], 1 / norm)
-        terms = times(fitted(tensor.permute(order) / norm, terms, sweeps, first, enough), norm)
+        terms = times(fitted(tensor.permute(order) / norm, terms, first, enough), norm)
         return [terms[order.index(mode)] for mode in range(tensor.dim())]
 
 
@@ -105,7 +99,7 @@ def orthogonal_energy(factors: Sequence[Tensor]) -> float:
     return torch.stack([factor.square().sum(1) for factor in factors]).prod(0).sum().item()
 
 
-def fitted(tensor: Tensor, factors: list[Tensor], sweeps: int, first: int, enough: float) -> list[Tensor]:
+def fitted(tensor: Tensor, factors: list[Tensor], first: int, enough: float) -> list[Tensor]:
     """Better factors of `tensor [*short, m, n]` of norm 1, where there are any, than these of `orthogonal_terms`.
 
     After the `first` of the sweeps it ends where the squared error is `enough` of what it was. Products in single
@@ -114,6 +108,7 @@ def fitted(tensor: Tensor, factors: list[Tensor], sweeps: int, first: int, enoug
     error = max(0.0, 1 - orthogonal_energy(factors))
     dtype, least = (torch.float32, RESOLUTION) if error > ROUNDING else (torch.float64, 0.0)
     start = [factor.to(dtype) for factor in factors]
+    sweeps = all_sweeps(tensor.shape)
     found, left = alternating_least_squares(tensor.to(dtype), start, error, sweeps, first, enough * error)
     return [factor.double() for factor in found] if error - left > least else factors
 
