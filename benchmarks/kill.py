@@ -28,7 +28,10 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 
 import hydra
 
-from lobert.pipeline import run
+from lobert.startup import loading
+
+with loading():
+    from lobert.pipeline import run
 from lobert.progress import hush_libraries
 from lobert.signals import exit_code, raise_on_sigterm
 

@@ -1,15 +1,21 @@
 """What every test runs under: no network, no account, one thread per process."""
 
 import os
+from collections.abc import Iterator
 
 # Set before any library reads it.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
 
+import pytest
+import torch
+
 from lobert.startup import loading
 
-with loading():
-    import torch
-
-    import lobert.pipeline  # noqa: F401
-
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The tests' modules import all that takes long."""
+    with loading():
+        return (yield)

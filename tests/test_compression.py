@@ -33,9 +33,11 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 from typing import Any
-import torch
-from safetensors.torch import load_file, save_file
-import lobert
+from lobert.startup import loading
+with loading():
+    import torch
+    from safetensors.torch import load_file, save_file
+    import lobert
 root = Path(sys.argv[1])
 batch = load_file(root / "batch.safetensors")
 with torch.no_grad():

@@ -215,7 +215,8 @@ def test_unknown_label_of_the_hub_is_refused(tmp_path: Path) -> None:
 
 def test_no_network_fails_at_once_with_advice(tmp_path: Path) -> None:
     script = (
-        "import time, yaml\nfrom lobert.data import Task, load_examples\nfrom lobert.errors import LobertError\n"
+        "import time, yaml\nfrom lobert.errors import LobertError\nfrom lobert.startup import loading\n"
+        "with loading():\n    from lobert.data import Task, load_examples\n"
         "node = yaml.safe_load(open('conf/task/RTE.yaml')); del node['kd']\nstart = time.time()\n"
         "try: load_examples(Task(**node))\nexcept LobertError as error: print(time.time() - start, error)\n"
     )
