@@ -97,7 +97,7 @@ def test_no_number_is_redundant(name: str, stack: str, shape: Shape) -> None:
             names = [f"group.{name}" for name, _ in group.named_parameters()]
             return torch.func.functional_call(Whole(group), dict(zip(names, values, strict=True)), ())
 
-        jacobian = torch.autograd.functional.jacobian(moved, tuple(kept))
+        jacobian = torch.autograd.functional.jacobian(moved, tuple(kept), vectorize=True)
         matrix = torch.cat([part.reshape(moved(*kept).numel(), -1) for part in jacobian], 1)
         assert torch.linalg.matrix_rank(matrix, rtol=1e-9) == sum(value.numel() for value in kept)
 
