@@ -26,7 +26,7 @@ class Patience:
 
     Attributes:
         multiply_adds: so many are spent at the most, for each entry of the tensor.
-        altogether: so many are spent at the most: what a large encoder's tensors get ends within a minute.
+        altogether: so many are spent at the most: what a large encoder's tensors get ends in about a minute.
         gain: of a sweep over the factors, as a share of the error, below which it is the last one.
     """
 
@@ -51,6 +51,7 @@ def refined(
     """
     error = error_of(equation, factors)
     fit = Fit(equation, stack, goal, factors, error, patience)
+    # The largest first: those of a stack alone may cost as much, and make up for little.
     order = sorted(range(len(factors)), key=lambda position: -factors[position].numel())
     gain = math.inf
     while fit.error > torch.finfo(fit.dtype).eps * fit.total and gain > patience.gain * fit.error:
