@@ -45,7 +45,7 @@ USUAL = Patience()
 def refined(
     equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error_of: ErrorOf, patience: Patience = USUAL
 ) -> tuple[list[Tensor], float]:
-    """Factors that are closer to `goal` than these by their squared `error_of` them, or these; and the error then.
+    """Factors that are closer to `goal` than these, as `error_of` tells it, or these; and their squared error then.
 
     The error is not convex in all factors together, so what is found depends on where they start.
     """

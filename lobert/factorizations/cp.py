@@ -13,7 +13,7 @@ from lobert.factorizations.numerics import eigh, mode_gram, mode_product, rounde
 
 MOST_SWEEPS = 20
 GAIN, GAINING = 1.11, 5  # a sweep makes the squared error so many times smaller at the most, as long as these
-LARGE = 1_000_000  # entries
+LARGE = 1_000_000  # entries of a tensor of which it is known what all sweeps gain at the most
 LEAD = 1.1  # sweeps gained less than 4 % more of the farther one of two closed forms of a large tensor
 ROUNDING = 1e-4  # share of the squared norm below which terms are found in double precision
 RESOLUTION = 1e-5  # share of the squared norm by which terms fitted in single precision must beat the start

@@ -129,7 +129,7 @@ def lowered(large: Tensor, small: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 class Overlap:
     """The product entry by entry of two operands with the same letters, and sums over some of them.
 
-    As a batch of products of vectors, in operands that lie transposed in memory, it takes a hundred times as long.
+    What is left of such operands is small: added up one by one, a million tiny terms take two hundred times as long.
     """
 
     def __init__(self, pair: Pair) -> None:
