@@ -277,11 +277,11 @@ def test_a_scaling_is_undone_by_solving_as_by_its_inverse(letters: str, modes: s
 # ---- whole models ----
 
 
-@pytest.mark.parametrize(("examples", "labels"), [(2, 3), (12, 1)])
+@pytest.mark.parametrize(("examples", "labels"), [(2, 3), (2, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["svd", "tucker_layer", "tucker_4d", "falcon_layer", "falcon_vertical", "all_tucker"])
 def test_poor_statistics_give_finite_models(name: str, kind: str, labels: int, examples: int) -> None:
-    """A few examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
+    """Two examples span a fraction of the input space: most eigenvalues of the metrics are zero."""
     model = tiny_bert(labels=labels)
     statistics = calibrated(examples, labels)
     report = compress_model(model, make_plan(model, point(name)), objective=Objective(kind), statistics=statistics)  # type: ignore[arg-type]
