@@ -39,7 +39,8 @@ def in_double(tensor: Tensor, norm: Norm) -> Goal:
 
 
 def improved(equation: str, stack: str, goal: Goal, factors: list[Tensor], patience: Patience) -> list[Tensor]:
-    found, error = refined(equation, stack, goal, factors, goal.error_of, patience)
+    start = goal.error_of(equation, factors)
+    found, error = refined(equation, stack, goal, factors, start, goal.error_of, patience)
     assert error == goal.error_of(equation, found)
     return found
 

@@ -19,6 +19,7 @@ from lobert.factorizations import reconstruct
 from lobert.factorizations.numerics import eigh
 from lobert.layers.blocks import Block
 
+SMALL = 1e-20  # a number in this unit is one in single precision before it is divided by it
 LEAST = 1e-9  # weight of a slice that nothing seems to depend on, as a share of the largest
 ObjectiveName = Literal["weights", "activations", "fisher", "loss"]
 
@@ -85,9 +86,14 @@ class Metrics:
 
     def single(self, units: Sequence[float]) -> "Metrics":
         """In single precision and in units of their own, those of the inputs first."""
-        pairs = zip((self.inputs, self.outputs), units, strict=True)
-        found = (torch.div(metric, unit, out=torch.empty(metric.shape, device=metric.device)) for metric, unit in pairs)
-        return Metrics(*found)
+        return Metrics(*(in_units(m, unit) for m, unit in zip((self.inputs, self.outputs), units, strict=True)))
+
+
+def in_units(metric: Tensor, unit: float) -> Tensor:
+    """A metric in single precision, in a unit of its own; divided after rounding, a third of the time, if it may be."""
+    if SMALL < unit < 1 / SMALL:
+        return metric.float().div_(unit)
+    return torch.div(metric, unit).float()
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,18 @@ USUAL = Patience()
 
 
 def refined(
-    equation: str, stack: str, goal: Goal, factors: Sequence[Tensor], error_of: ErrorOf, patience: Patience = USUAL
+    equation: str,
+    stack: str,
+    goal: Goal,
+    factors: Sequence[Tensor],
+    error: float,
+    error_of: ErrorOf,
+    patience: Patience = USUAL,
 ) -> tuple[list[Tensor], float]:
-    """Factors that are closer to `goal` than these, as `error_of` tells it, or these; and their squared error then.
+    """Factors that are closer to `goal` than these, or these; and their squared error then, for these `error`.
 
-    The error is not convex in all factors together, so what is found depends on where they start.
+    `error_of` tells it. It is not convex in all factors together, so what is found depends on where they start.
     """
-    error = error_of(equation, factors)
     fit = Fit(equation, stack, goal, factors, error, patience)
     # The largest first: those of a stack alone may cost as much, and make up for little.
     order = sorted(range(len(factors)), key=lambda position: -factors[position].numel())

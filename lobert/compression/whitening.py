@@ -82,17 +82,20 @@ def decompose_averaged(
     whitened = scaled(tensor.float(), stack, scales).double()
     found, plain = method.closed_form(whitened, rank), method.closed_form(tensor, rank)
     error_of = goal.error_of if math.isinf(method.lead(shape)) else Sketch(stack, goal).error_of
-    near, far = (error_of(equation, factors) for factors in (unscaled_all(equation, found, scales), plain))
+    closed = unscaled_all(equation, found, scales)
+    near, far = (error_of(equation, factors) for factors in (closed, plain))
     safe = far / method.gain(shape)  # no plain decomposition is closer
     can_refine, ahead = affordable(equation, stack, goal, found), near * method.lead(shape) <= far
     enough = 1.0 if can_refine else safe / min(near, far) if min(near, far) > 0 else 0.0
     if near <= far:
-        start = unscaled_all(equation, method.start(whitened, rank, found, enough), scales)
+        begun = method.start(whitened, rank, found, enough)
+        start = closed if begun is found else unscaled_all(equation, begun, scales)
     else:
         start = method.start(tensor, rank, plain, enough)
     if ahead and not can_refine:
         return start
-    best, error = refined(equation, stack, goal, start, error_of)
+    known = near if start is closed else far if start is plain else error_of(equation, start)
+    best, error = refined(equation, stack, goal, start, known, error_of)
     if error <= safe or ahead:
         return best
     plain = method.finish(tensor, rank, plain)
