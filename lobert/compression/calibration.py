@@ -182,14 +182,18 @@ def add_gradients(
         scale = 1 / last.flatten(1).norm(dim=1).clamp(min=SMALLEST)
         scale = scale.repeat_interleave(len(mask) // examples)  # the same for all options of an example
         for path, gradient in gradients.items():
-            scaled, read = gradient * scale[:, None, None], [x.detach() for x in recorder.inputs[path]]
-            add(sums.gradients, path, lower_gram(scaled.flatten(0, 1), 1))
+            read = [x.detach() for x in recorder.inputs[path]]
+            own = [read[number] for number in calls[path]]
+            real = torch.cat([mask if x.dim() == 3 else mask.any(1, keepdim=True) for x in own], 1)
+            rows = gradient[real] * scale.unsqueeze(1).expand_as(real)[real].unsqueeze(1)
+            add(sums.gradients, path, lower_gram(rows, 1))
             if "fisher" in norms:
-                own = joined([read[i] for i in calls[path]])
-                squares = squared_weight_gradients(by_example(gradient, examples), by_example(own, examples))
+                squares = squared_weight_gradients(by_example(gradient, examples), by_example(joined(own), examples))
                 add(sums.fisher, path, squares)
-            weighed = zip(read, call_weights(read, calls[path], scaled, mask), strict=True) if "loss" in norms else ()
-            for x, weights in weighed:
+            if "loss" not in norms:
+                continue
+            lengths = gradient.norm(dim=-1) * scale.unsqueeze(1)
+            for x, weights in zip(read, call_weights(read, calls[path], lengths, mask), strict=True):
                 sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
                 sums.importance.setdefault(path, []).append(weights.cpu())
 

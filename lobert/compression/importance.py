@@ -21,14 +21,15 @@ FLOOR = 0.3
 
 
 def call_weights(
-    read: Sequence[Tensor], own: Sequence[int], gradient: Tensor, mask: Tensor
-) -> list[Tensor]:  # each [B, T, in] or [B, in]; [B, tokens, out]; [B, T]
+    read: Sequence[Tensor], own: Sequence[int], lengths: Tensor, mask: Tensor
+) -> list[Tensor]:  # each [B, T, in] or [B, in]; [B, tokens]; [B, T]
     """The weight of every vector that each call of a linear read, `[vectors]` for each.
 
-    `gradient` has those of all calls `own`, one after the other; what the examples share counts as their average token.
+    `lengths` are those of the gradients of all calls `own`, one after the other; what the examples share counts as
+    their average token.
     """
-    lengths = gradient.norm(dim=-1) ** POWER
-    parts = lengths.split([read[number].shape[1] if read[number].dim() == 3 else 1 for number in own], 1)
+    sizes = [read[number].shape[1] if read[number].dim() == 3 else 1 for number in own]
+    parts = (lengths**POWER).split(sizes, 1)
     weights = {n: part[mask] if read[n].dim() == 3 else part[:, 0] for n, part in zip(own, parts, strict=True)}
     mean = torch.cat(list(weights.values())).mean()
     weights = {n: weight + FLOOR * mean for n, weight in weights.items()}

@@ -66,10 +66,10 @@ def pair_options(
     least = errors[order].cummin(0).values
     better = torch.cat([torch.ones(1, dtype=torch.bool), least[1:] < least[:-1]])
     found = []
-    for place, error in zip(order[better].tolist(), least[better].tolist(), strict=True):
+    for place, cost, error in zip(*(t[better].tolist() for t in (order, costs.flatten()[order], least)), strict=True):
         halves = one[place // len(other)], other[place % len(other)]
         ranks = [*(halves[0].rank or ()), *(halves[1].rank or ())]
-        found.append(PairOption(tuple(ranks) or None, int(costs.flatten()[place]), error, halves))
+        found.append(PairOption(tuple(ranks) or None, cost, error, halves))
     return tuple(convex_front(found))
 
 
