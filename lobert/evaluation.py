@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lobert.data import LengthGroupedBatchSampler, ResumableLoader, Task, TextDataModule, compute_metrics
+from lobert.data import LengthGroupedBatchSampler, ResumableLoader, Task, TextData, compute_metrics
 from lobert.distill.knowledge import model_inputs
 from lobert.progress import track
 
@@ -50,19 +50,19 @@ def predict(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.nda
     return np.concatenate(logits)[order]
 
 
-def every_example(data: TextDataModule, split: str) -> ResumableLoader:
+def every_example(data: TextData, split: str) -> ResumableLoader:
     """Batches that hold each example of a split once, sorted by length, whatever the number of processes."""
     tokens = data.splits[split]
     sampler = LengthGroupedBatchSampler(tokens.lengths(), data.eval_rows(split), seed=0, shuffle=False)
     return ResumableLoader(tokens, sampler, data.pad_token_id, data.num_workers)
 
 
-def some_examples(data: TextDataModule, split: str, count: int | None) -> ResumableLoader:
+def some_examples(data: TextData, split: str, count: int | None) -> ResumableLoader:
     """Batches of the first `count` examples of a split (of all for None) in `drawing_order`, sorted by length."""
     return sorted_batches(data, split, drawing_order(data.splits[split].lengths())[:count])
 
 
-def middle_batch(data: TextDataModule, split: str, size: int) -> Mapping[str, Tensor]:
+def middle_batch(data: TextData, split: str, size: int) -> Mapping[str, Tensor]:
     """One batch of the `size` examples of a split (of all, where it has fewer) whose lengths are in the middle."""
     order = np.argsort(data.splits[split].lengths(), kind="stable")
     first = max(0, (len(order) - size) // 2)
@@ -79,7 +79,7 @@ def drawing_order(lengths: np.ndarray) -> np.ndarray:
     return np.argsort(np.random.default_rng(0).exponential(size=len(lengths)) / lengths)
 
 
-def sorted_batches(data: TextDataModule, split: str, rows: np.ndarray) -> ResumableLoader:
+def sorted_batches(data: TextData, split: str, rows: np.ndarray) -> ResumableLoader:
     """Batches of some examples of a split, sorted by length."""
     tokens = data.splits[split]
     rows = rows[np.argsort(tokens.lengths()[rows], kind="stable")]
@@ -88,7 +88,7 @@ def sorted_batches(data: TextDataModule, split: str, rows: np.ndarray) -> Resuma
     return ResumableLoader(tokens, batches, data.pad_token_id, data.num_workers)
 
 
-def predict_splits(model: nn.Module, data: TextDataModule, splits: Iterable[str]) -> Predictions:
+def predict_splits(model: nn.Module, data: TextData, splits: Iterable[str]) -> Predictions:
     """Logits of the model on each of the splits."""
     loaders = {split: every_example(data, split) for split in splits}
     return {
@@ -96,19 +96,19 @@ def predict_splits(model: nn.Module, data: TextDataModule, splits: Iterable[str]
     }
 
 
-def predict_dev(model: nn.Module, data: TextDataModule) -> Predictions:
+def predict_dev(model: nn.Module, data: TextData) -> Predictions:
     """Logits of the model on every labelled dev split."""
     return predict_splits(model, data, data.eval_splits)
 
 
-def score_splits(task: Task, data: TextDataModule, predictions: Predictions) -> dict[str, float]:
+def score_splits(task: Task, data: TextData, predictions: Predictions) -> dict[str, float]:
     """Metrics of predictions on every labelled dev split."""
     labels = {split: data.splits[split].labels for split in predictions}
     assert all(values is not None for values in labels.values()), "dev splits are labelled"
     return score_all(task, predictions, labels)  # type: ignore[arg-type]
 
 
-def evaluate(model: nn.Module, task: Task, data: TextDataModule) -> dict[str, float]:
+def evaluate(model: nn.Module, task: Task, data: TextData) -> dict[str, float]:
     """Metrics of the model on every labelled dev split."""
     return score_splits(task, data, predict_dev(model, data))
 

@@ -23,9 +23,7 @@ from lobert.loggers import WandbSettings
 from lobert.results.record import Number, Record
 from lobert.storage.artefacts import Store, fingerprint
 from lobert.training.candidates import Candidate, read_candidates, read_training
-from lobert.training.finetune import Training
-from lobert.training.student import Distillation
-from lobert.training.trainer import Machine
+from lobert.training.settings import Distillation, Machine, Training
 
 STAGES = ("plan", "anatomy", "teacher", "knowledge", "student", "evaluate", "predict")
 CHOICES = {

@@ -11,7 +11,7 @@ from lobert.distill.knowledge import model_inputs
 from lobert.results.record import Latency
 
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 5
-WARM_UP = 2  # rounds that are not counted
+WARM_UP = 1  # rounds that are not counted
 ENOUGH_SECONDS = 3.0
 
 

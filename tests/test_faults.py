@@ -20,10 +20,10 @@ import torch
 from lobert.curves import read_curves
 from lobert.errors import LobertError
 from lobert.launch.ledger import Values
-from lobert.loggers import CurveFile
 from lobert.pipeline import run
 from lobert.signals import StopRequest, Terminated, exit_code, kept_handlers, raise_on_sigterm
 from lobert.storage import manifest
+from lobert.training.curvefile import CurveFile
 from lobert.training.finetune import FineTuner
 from lobert.training.resume import damaged, sound_checkpoint
 

@@ -13,8 +13,8 @@ from lobert.data import Task
 from lobert.distill.knowledge import LiveTeacher, StoredKnowledge, forward, knowledge_bytes, write_knowledge
 from lobert.distill.losses import match_layers
 from lobert.errors import LobertError
-from lobert.training.finetune import Training
-from lobert.training.student import Distillation, Student
+from lobert.training.settings import Distillation, Training
+from lobert.training.student import Student
 
 EXAMPLES = 11
 LAYERS, HIDDEN = TINY["num_hidden_layers"], TINY["hidden_size"]

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 
-from lobert.data import LengthGroupedBatchSampler, ResumableLoader, TextDataModule, TokenizedSplit, collate
+from lobert.data import LengthGroupedBatchSampler, ResumableLoader, TextData, TokenizedSplit, collate
 from lobert.errors import LobertError
+from lobert.training.datamodule import TextDataModule
 
 SIZES = [(7, 3, 1), (64, 8, 1), (65, 8, 2), (65, 8, 4), (67, 8, 4), (1000, 16, 3), (4, 4, 4)]  # rows, batch, processes
 
@@ -153,7 +154,8 @@ def fit(
     toy: Toy, workers: int, folder: Path, resume: Path | None = None, callbacks: tuple[Callback, ...] = ()
 ) -> pl.Trainer:
     split = make_split(26)  # 7 batches of 4
-    data = TextDataModule({"train": split, "validation": split}, ["validation"], 0, 4, 8, seed=5, num_workers=workers)
+    splits = {"train": split, "validation": split}
+    data = TextDataModule(TextData(splits, ["validation"], 0, 8, num_workers=workers), batch_size=4, seed=5)
     trainer = pl.Trainer(
         max_epochs=3,
         accelerator="cpu",

@@ -189,7 +189,7 @@ def test_a_student_that_every_epoch_makes_worse_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float
 ) -> None:
     """Where an epoch is as good it counts: it may be closer to the teacher."""
-    monkeypatch.setattr("lobert.stages.student.score_splits", lambda *_: {"accuracy": 0.996})
+    monkeypatch.setattr("lobert.stages.scores.score_splits", lambda *_: {"accuracy": 0.996})
 
     def scored(*args: Any) -> float:
         fit(*args)
@@ -197,7 +197,7 @@ def test_a_student_that_every_epoch_makes_worse_stays_as_it_was(
 
     run_here(tmp_path, "stage=student", "student.epochs=0")
     (first,) = tmp_path.rglob("student/*.safetensors")
-    monkeypatch.setattr("lobert.stages.student.fit", scored)
+    monkeypatch.setattr("lobert.training.trainer.fit", scored)
     run_here(tmp_path, "stage=student")
     (second,) = set(tmp_path.rglob("student/*.safetensors")) - {first}
     untrained, trained = load_file(first), load_file(second)

@@ -1,6 +1,6 @@
 """Tasks, their examples from any source, tokens on disk, batches and metrics."""
 
-from lobert.data.loader import LengthGroupedBatchSampler, ResumableLoader, TextDataModule, collate
+from lobert.data.loader import LengthGroupedBatchSampler, ResumableLoader, TextData, collate
 from lobert.data.metrics import METRICS, compute_metrics
 from lobert.data.sources import fingerprint_examples, load_examples, load_task
 from lobert.data.tasks import Task
@@ -11,7 +11,7 @@ __all__ = [
     "LengthGroupedBatchSampler",
     "ResumableLoader",
     "Task",
-    "TextDataModule",
+    "TextData",
     "TokenizedSplit",
     "collate",
     "compute_metrics",

@@ -2,11 +2,11 @@
 
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -189,60 +189,23 @@ class ResumableLoader:
         self._start = state["batch"]
 
 
-class TextDataModule(pl.LightningDataModule):
-    """The loaders of one task for a Trainer with `use_distributed_sampler=False`.
+@dataclass(frozen=True)
+class TextData:
+    """The tokenized splits of one task, and how they are batched where no model is trained.
 
-    Args:
-        splits: tokenized splits, "train" and those of `eval_splits` among them.
+    Attributes:
+        splits: "train" and those of `eval_splits` among them.
         eval_splits: dev splits, the main one first.
-        batch_size: rows of a batch over all processes.
         eval_batch_size: sequences of a batch over all processes: one for each option of a row.
+        num_workers: processes that load batches.
     """
 
-    def __init__(
-        self,
-        splits: Mapping[str, TokenizedSplit],
-        eval_splits: Sequence[str],
-        pad_token_id: int,
-        batch_size: int,
-        eval_batch_size: int,
-        seed: int,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__()
-        self.splits, self.eval_splits, self.pad_token_id = splits, eval_splits, pad_token_id
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.seed, self.num_workers = seed, num_workers
-
-    def _sampler(self, split: str, batch_size: int, shuffle: bool) -> LengthGroupedBatchSampler:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return LengthGroupedBatchSampler(
-            self.splits[split].lengths(), batch_size, self.seed, rank, world_size, shuffle=shuffle
-        )
-
-    def _batches_done(self) -> int:
-        assert self.trainer is not None  # Lightning sets it before it asks for a loader
-        state = self.trainer.fit_loop.epoch_loop.batch_progress.current.state_dict()
-        # A checkpoint of the last batch resumes at the start of the next epoch.
-        return int(state["processed"] % self.trainer.num_training_batches)
+    splits: Mapping[str, TokenizedSplit]
+    eval_splits: Sequence[str]
+    pad_token_id: int
+    eval_batch_size: int
+    num_workers: int = 0
 
     def eval_rows(self, split: str) -> int:
         """Rows of an evaluation batch of a split."""
         return max(1, self.eval_batch_size // self.splits[split].width)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Shuffled training batches of this process."""
-        sampler = self._sampler("train", self.batch_size, shuffle=True)
-        return ResumableLoader(self.splits["train"], sampler, self.pad_token_id, self.num_workers, self._batches_done)
-
-    def val_dataloader(self) -> list[ResumableLoader]:
-        """One loader for each dev split, rows sorted by length."""
-        return [
-            ResumableLoader(
-                self.splits[name],
-                self._sampler(name, self.eval_rows(name), shuffle=False),
-                self.pad_token_id,
-                self.num_workers,
-            )
-            for name in self.eval_splits
-        ]

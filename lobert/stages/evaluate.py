@@ -1,4 +1,4 @@
-"""The last stage: the student as a user would load it, scored, sized and timed beside its teacher, in one record."""
+"""The last stage: the student as a user would load it, sized and timed beside its teacher, in one record."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from lobert.checkpoint import load
 from lobert.compression.compress import encoder_macs
 from lobert.encoders.roles import depth_of, encoder_layers
 from lobert.encoders.source import model_key
-from lobert.evaluation import closeness, middle_batch, predict_dev, score_splits
+from lobert.evaluation import middle_batch
 from lobert.job import Job
 from lobert.latency import measure_latency
 from lobert.launch.sweep import task_overrides
@@ -21,25 +21,23 @@ from lobert.layers.factored import FactoredLinear
 from lobert.results.record import Latency, Record, ratio
 from lobert.results.surroundings import environment
 from lobert.stages.clock import Clock
-from lobert.stages.outputs import teacher_predictions
+from lobert.stages.scores import kept_scores, score_student
 from lobert.stages.student import Compressed, read_report
 from lobert.stages.teacher import folder_of, teacher_recipe, tried
 from lobert.stages.workspace import Workspace, read_facts
 
 
 def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: Compressed, clock: Clock) -> Record:
-    """Load the student from its folder as a user would, score it, and put everything known about the run together."""
+    """Load the student from its folder as a user would, and put everything known about the run together."""
     job = work.job
-    dense = load(teacher, job.encoder.roles)
-    with clock.stage("evaluate"):
-        model = load(student).to(job.machine.device)
-        predictions = predict_dev(model, work.data)
-        metrics = score_splits(job.task, work.data, predictions)
-        near = closeness(teacher_predictions(work, teacher), predictions)
-    with clock.stage("latency"):
-        latency = timed(work, dense, model)
     facts, report, metric = read_facts(student), read_report(read_facts(student)), job.task.main_metric
-    teacher_metrics, zero_shot_metrics = read_facts(teacher)["metrics"], facts["zero_shot_metrics"]
+    dense, model = load(teacher, job.encoder.roles), load(student)
+    with clock.stage("evaluate"):
+        scores = kept_scores(facts) or score_student(work, teacher, model)
+    with clock.stage("latency"):
+        latency = timed(work, dense, model.to(job.machine.device))
+    metrics, near, teacher_metrics = scores.metrics, scores.closeness, read_facts(teacher)["metrics"]
+    zero_shot_metrics = facts["zero_shot_metrics"]
     return Record(
         **settings(job),
         metric=metric,

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
-from lobert.checkpoint import load
+from lobert.checkpoint import load, save_student
 from lobert.compression.compress import CompressionReport, GroupReport
 from lobert.compression.plan import GroupPlan
 from lobert.compression.sequential import chosen_order
@@ -23,16 +21,17 @@ from lobert.compression.width import asked_neurons
 from lobert.distill.losses import match_layers
 from lobert.encoders.roles import depth_of, keep_first_layers
 from lobert.encoders.source import model_key
-from lobert.evaluation import closeness, predict_dev, score_splits
 from lobert.job import Job
 from lobert.layers.pairs import fold, unfold
 from lobert.stages.compress import asked_budget, compress_start
 from lobert.stages.knowledge import teacher_outputs
-from lobert.stages.outputs import teacher_predictions
-from lobert.stages.workspace import Workspace, batches_for, finish_model, planned
+from lobert.stages.scores import score_student
+from lobert.stages.workspace import Workspace, planned, write_facts
 from lobert.storage.artefacts import Recipe, fingerprint, make_folder, process_rank
-from lobert.training.student import Student
-from lobert.training.trainer import CHECKPOINTS, fit
+from lobert.training.settings import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def student_start(work: Workspace, teacher: Path) -> PreTrainedModel:
     return model
 
 
-def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger] = ()) -> Path:
+def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence["Logger"] = ()) -> Path:
     """The folder of the trained student, found or made; needs the knowledge where it distils from disk."""
     folder = run_folder(work, compressed) / "student"
     build = partial(train_student, work, teacher, compressed, loggers)
@@ -115,40 +114,46 @@ def make_student(work: Workspace, teacher: Path, compressed: Compressed, loggers
 
 
 def train_student(
-    work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence[Logger], folder: Path
+    work: Workspace, teacher: Path, compressed: Compressed, loggers: Sequence["Logger"], folder: Path
 ) -> None:
-    """Compress, score before training, distil unless it is for no epoch, and save what is best."""
+    """Compress, score before training, distil, and save what is best; for no epoch compress and save.
+
+    What is scored at the end is what a user will load.
+    """
     job = work.job
-    pl.seed_everything(job.seed, verbose=False)
     model = student_start(work, teacher)
     report = compress_start(work, model, compressed.plans, compressed.start)
-    model.to(job.machine.device)
-    predictions = predict_dev(model, work.data)
-    zero_shot = score_splits(job.task, work.data, predictions)
-    near = asdict(closeness(teacher_predictions(work, teacher), predictions))
-    log.info("student: %s", story(report, zero_shot, job))
+    log.info("student: %.1f%% of the compressed weights stay, error %.4f", 100 * report.keep, report.error)
+    before = None
     if job.student.epochs:
-        model = distil(work, teacher, model, loggers, folder, zero_shot[job.task.main_metric])
+        before = score_student(work, teacher, model)
+        metric, score = job.task.main_metric, before.metrics[job.task.main_metric]
+        log.info("student: %s %.1f before training", metric, 100 * score)
+        model = distil(work, teacher, model, loggers, folder, score)
     if process_rank() == 0:
-        facts: dict[str, Any] = {"zero_shot_metrics": zero_shot, "zero_shot_closeness": near}
-        facts |= {"groups": [asdict(group) for group in report.groups]}
-        finish_model(work, model, folder, facts, None if job.student.epochs else zero_shot)
+        save_student(model.cpu(), folder, work.tokenizer)
+        found = score_student(work, teacher, load(folder))
+        groups = [asdict(group) for group in report.groups]
+        write_facts(folder, {**(before or found).facts("zero_shot_"), "groups": groups, **found.facts()})
 
 
 def distil(
-    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence[Logger], folder: Path, before: float
+    work: Workspace, teacher: Path, model: PreTrainedModel, loggers: Sequence["Logger"], folder: Path, before: float
 ) -> PreTrainedModel:
     """Train the student and return it as it was in its best epoch, or as it is now if its dev score `before` is higher.
 
     Compressed in a calibrated norm it may be as good as its teacher at once, and a short training may cost more than it
     brings.
     """
+    from lobert.training.student import Student  # late: Lightning takes seconds to load, and not all are trained
+    from lobert.training.trainer import fit
+
     job, untrained = work.job, copy.deepcopy(model)
     matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))
     outputs = teacher_outputs(work, teacher)
     unfold(model)
     module = Student(model, job.task, job.student, job.seed, job.distillation, outputs, matching)
-    best = fit(module, batches_for(work, job.student, job.seed), job.machine, folder, loggers)
+    best = fit(module, work.data, job.machine, folder, loggers)
     if best < torch.tensor(before).item():  # in single precision, as Lightning keeps its scores
         log.info("student: %.2f in its best epoch, %.2f before training: that is what stays", 100 * best, 100 * before)
         return untrained
@@ -156,13 +161,6 @@ def distil(
     assert isinstance(trained, PreTrainedModel)
     fold(trained)
     return trained
-
-
-def story(report: CompressionReport, zero_shot: dict[str, float], job: Job) -> str:
-    """One line about a student before training."""
-    score = 100 * zero_shot[job.task.main_metric]
-    kept = f"{report.keep:.1%} of the compressed weights stay, error {report.error:.4f}"
-    return f"{kept}, {job.task.main_metric} {score:.1f} before training"
 
 
 def read_report(facts: dict[str, Any]) -> CompressionReport:

@@ -5,19 +5,19 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
 from transformers import PreTrainedModel
 
 from lobert.encoders.brought import brought_key, load_brought
 from lobert.stages.chance import check_teacher
-from lobert.stages.workspace import Workspace, batches_for, finish_model, read_facts
+from lobert.stages.workspace import Workspace, finish_model, read_facts
 from lobert.storage.artefacts import Recipe, find, make_folder, write_atomic
 from lobert.training.candidates import Candidate, differences
-from lobert.training.teacher import Teacher
-from lobert.training.trainer import CHECKPOINTS, fit
+from lobert.training.settings import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def folder_of(work: Workspace, recipe: Recipe) -> Path:
     return job.store.path("teacher", f"{job.task.name}_{job.encoder.name}", recipe)
 
 
-def make_teacher(work: Workspace, loggers: Sequence[Logger] = ()) -> Path:
+def make_teacher(work: Workspace, loggers: Sequence["Logger"] = ()) -> Path:
     """The folder of the teacher, found or made; of several, that of the best on dev.
 
     Raises LobertError for a teacher that was brought along and is at chance level, unless it is forced.
@@ -93,7 +93,7 @@ def adopt_teacher(work: Workspace, model: PreTrainedModel, order: list[int], fol
     finish_model(work, model, folder, {"order": order})
 
 
-def best_teacher(work: Workspace, loggers: Sequence[Logger]) -> Path:
+def best_teacher(work: Workspace, loggers: Sequence["Logger"]) -> Path:
     """The folder of the candidate that scores best on dev, the first of equals; each is found or trained."""
     candidates, folders = work.job.candidates, []
     for number, (candidate, varied) in enumerate(zip(candidates, differences(candidates), strict=True), start=1):
@@ -106,7 +106,7 @@ def best_teacher(work: Workspace, loggers: Sequence[Logger]) -> Path:
     return best
 
 
-def candidate_teacher(work: Workspace, candidate: Candidate, loggers: Sequence[Logger]) -> Path:
+def candidate_teacher(work: Workspace, candidate: Candidate, loggers: Sequence["Logger"]) -> Path:
     """The folder of one fine-tuned teacher."""
     recipe = teacher_recipe(work, candidate)
     folder = folder_of(work, recipe)
@@ -150,14 +150,16 @@ def listed(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def train_teacher(work: Workspace, candidate: Candidate, loggers: Sequence[Logger], folder: Path) -> None:
+def train_teacher(work: Workspace, candidate: Candidate, loggers: Sequence["Logger"], folder: Path) -> None:
     """Fine-tune the encoder on the labels and save the best epoch."""
+    from lobert.training.teacher import Teacher  # late: Lightning takes seconds to load, and a teacher may be found
+    from lobert.training.trainer import fit
+
     job, seed = work.job, candidate.seed
     log.info("teacher: fine-tuning %s on %s", job.encoder.name, job.task.name)
-    pl.seed_everything(seed, verbose=False)
     model = work.classifier(seed)
     module = Teacher(model, job.task, candidate.training, seed)
-    fit(module, batches_for(work, candidate.training, seed), job.machine, folder, loggers)
+    fit(module, work.data, job.machine, folder, loggers)
     if module.global_rank == 0:
         assert isinstance(module.model, PreTrainedModel)
         finish_model(work, module.model, folder, {})

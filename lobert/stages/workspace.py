@@ -17,7 +17,7 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.planfile import read_plan
 from lobert.compression.sequential import chosen_order
 from lobert.compression.width import UNWEIGHED, neurons_for, planned_width
-from lobert.data import TextDataModule, TokenizedSplit, load_examples, load_task, tokenize
+from lobert.data import TextData, TokenizedSplit, load_examples, load_task, tokenize
 from lobert.encoders.naming import set_roles
 from lobert.encoders.roles import keep_first_layers
 from lobert.encoders.source import build_classifier, load_tokenizer, model_key, most_tokens, skeleton, tokenizer_key
@@ -25,7 +25,7 @@ from lobert.errors import LobertError
 from lobert.evaluation import evaluate
 from lobert.job import Job
 from lobert.storage.artefacts import Recipe, write_atomic
-from lobert.training.finetune import Training
+from lobert.training.settings import Training
 
 TOKENS_PER_INPUT, FEWEST_EXAMPLES, MOST_EXAMPLES = 8, 256, 1024  # of a calibration
 FACTS_FILE = "lobert.json"  # what was measured while a model was made
@@ -38,7 +38,7 @@ class Workspace:
     job: Job
     encoder: Path
     tokenizer: PreTrainedTokenizerBase
-    data: TextDataModule
+    data: TextData
 
     @cached_property
     def data_key(self) -> dict[str, str]:
@@ -83,16 +83,7 @@ def prepare(job: Job) -> Workspace:
     pad = tokenizer.pad_token_id
     if pad is None:
         raise LobertError(f"the tokenizer of encoder {job.encoder.name} has no padding token: it cannot make batches")
-    # The training batches of a data module follow the seed of whoever trains; see `batches_for`.
-    data = TextDataModule(
-        splits,
-        job.task.eval_splits,
-        pad,
-        job.student.batch_size,
-        job.eval_batch_size,
-        job.seed,
-        job.machine.num_workers,
-    )
+    data = TextData(splits, job.task.eval_splits, pad, job.eval_batch_size, job.machine.num_workers)
     count = calibration_count(job.calibration.examples, splits["train"], most_inputs(shapes))
     return Workspace(replace(job, calibration=replace(job.calibration, examples=count)), folder, tokenizer, data)
 
@@ -156,33 +147,16 @@ def planned(job: Job, model: PreTrainedModel) -> list[GroupPlan]:
     return joined_as_asked(model, plans, parts, job.sizing)
 
 
-def batches_for(work: Workspace, training: Training, seed: int) -> TextDataModule:
-    """The data with one training's batch size and order."""
-    job, data = work.job, work.data
-    return TextDataModule(
-        data.splits,
-        data.eval_splits,
-        data.pad_token_id,
-        training.batch_size,
-        data.eval_batch_size,
-        seed,
-        job.machine.num_workers,
-    )
+def finish_model(work: Workspace, model: PreTrainedModel, folder: Path, facts: dict[str, Any]) -> None:
+    """Save the model with its facts and its dev scores."""
+    metrics = evaluate(model, work.job.task, work.data)
+    save_student(model.cpu(), folder, work.tokenizer)
+    write_facts(folder, {**facts, "metrics": metrics})
 
 
-def finish_model(
-    work: Workspace,
-    model: PreTrainedModel,
-    folder: Path,
-    facts: dict[str, Any],
-    metrics: dict[str, float] | None = None,
-) -> None:
-    """Save the model with its facts and its dev scores, measured unless they are known."""
-    if metrics is None:
-        metrics = evaluate(model, work.job.task, work.data)
-    model.cpu()
-    save_student(model, folder, work.tokenizer)
-    write_atomic(folder / FACTS_FILE, json.dumps({**facts, "metrics": metrics}, indent=2) + "\n")
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Keep what was measured while the model in `folder` was made."""
+    write_atomic(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 POLL = 0.2  # seconds
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # where Lightning looks, in its order
 LOCK_FILE = ".building"  # in the partial folder: gone when that is, and no litter beside it
 
 
@@ -180,8 +182,13 @@ def tidy(path: Path, scratch: str | None) -> None:
 
 
 def process_rank() -> int:
-    """Rank of this process in a distributed run, 0 in any other; from the environment the launcher has set."""
-    from pytorch_lightning.utilities import rank_zero_only  # late: reading artefacts needs neither Lightning nor torch
+    """Rank of this process in a distributed run, 0 in any other: Lightning's, or the one that it will find.
+
+    Reading artefacts needs neither Lightning nor torch, which take seconds to load.
+    """
+    if "pytorch_lightning" not in sys.modules:
+        return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
+    from pytorch_lightning.utilities import rank_zero_only
 
     return getattr(rank_zero_only, "rank", None) or 0
 

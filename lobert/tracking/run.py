@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.loggers import WandbLogger
+from typing import TYPE_CHECKING, Any
 
 from lobert.errors import LobertError, first_line
 from lobert.loggers import WandbSettings
@@ -13,6 +11,9 @@ from lobert.results.anatomy import Anatomy, drop
 from lobert.results.record import Record
 from lobert.tracking.identity import Identity
 from lobert.tracking.summary import GROUP_COLUMNS, SCORE, flat_record, group_rows
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
 
 STEP = "trainer/global_step"  # Lightning's name for the x-axis of a curve
 TEACHER = "teacher"  # prefix of the curves of the teacher: teacher-train/loss
@@ -62,8 +63,10 @@ class WandbRun:
             self.run.define_metric(f"{prefix}train/*", step_metric=STEP)
             self.run.define_metric(f"{prefix}val/*", step_metric=STEP, summary="max")
 
-    def logger(self, prefix: str = "") -> WandbLogger:
+    def logger(self, prefix: str = "") -> "WandbLogger":
         """A Lightning logger that writes into this run."""
+        from pytorch_lightning.loggers import WandbLogger  # late: it takes seconds to load
+
         return WandbLogger(experiment=self.run, prefix=prefix)
 
     def tell_score(self, score: float) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from lobert.errors import LobertError
-from lobert.training.finetune import Training
+from lobert.training.settings import Training
 
 BROUGHT = ("path", "labels", "force")  # settings of a teacher that is brought along
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,32 +13,7 @@ from lobert.data import Task
 from lobert.distill.knowledge import Batch, model_inputs
 from lobert.errors import LobertError
 from lobert.evaluation import score_all
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained. `batch_size` counts the examples of one batch over all processes."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int = 32
-    accumulate: int = 1  # batches per optimizer step
-    weight_decay: float = 0.01
-    warmup: float = 0.1  # share of the steps
-    gradient_clip: float = 1.0  # largest norm; 0 switches clipping off
-
-    def __post_init__(self) -> None:
-        for name, wrong, want in (
-            ("epochs", type(self.epochs) is not int or self.epochs < 0, "a whole number, 0 or more"),
-            ("learning_rate", not self.learning_rate > 0, "a number above 0"),
-            ("batch_size", type(self.batch_size) is not int or self.batch_size < 1, "a whole number, 1 or more"),
-            ("accumulate", type(self.accumulate) is not int or self.accumulate < 1, "a whole number, 1 or more"),
-            ("weight_decay", self.weight_decay < 0, "0 or more"),
-            ("warmup", not 0 <= self.warmup < 1, "a share from 0 to below 1"),
-            ("gradient_clip", self.gradient_clip < 0, "0 or more"),
-        ):
-            if wrong:
-                raise LobertError(f"{name}={getattr(self, name)} will not do: give {want}")
+from lobert.training.settings import Training
 
 
 class FineTuner(pl.LightningModule):

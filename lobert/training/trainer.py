@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,44 +11,18 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lobert.data import TextDataModule
+from lobert.data import TextData
 from lobert.errors import LobertError
-from lobert.loggers import CurveFile
 from lobert.progress import interactive
 from lobert.signals import kept_handlers
+from lobert.training.curvefile import CurveFile
+from lobert.training.datamodule import TextDataModule
 from lobert.training.finetune import FineTuner
 from lobert.training.resume import ExactStop, WholeCheckpoints, damaged, put_away, sound_checkpoint
+from lobert.training.settings import CHECKPOINTS, Machine
 
 log = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
 LOG_EVERY, POINTS_PER_EPOCH = 50, 20  # curves have a point every 50 steps, and at least about 20 an epoch
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where to train, in Lightning's words; `precision` None is 32-true on CPU and bf16-mixed elsewhere."""
-
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str | None = None
-    num_workers: int = 0
-
-    @property
-    def device(self) -> str:
-        """Where one model runs outside of training: "cuda" or "cpu"."""
-        return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
-
-    @property
-    def shards(self) -> bool:
-        """Whether the weights themselves are spread over the devices."""
-        return "fsdp" in self.strategy
-
-    @property
-    def resolved_precision(self) -> str:
-        """The precision that this machine trains in."""
-        return self.precision or ("32-true" if self.device == "cpu" else "bf16-mixed")
 
 
 class EpochLines(Callback):
@@ -63,9 +36,7 @@ class EpochLines(Callback):
         log.info("  epoch %d/%d: %sdev %s", trainer.current_epoch + 1, trainer.max_epochs, told, text)
 
 
-def fit(
-    module: FineTuner, data: TextDataModule, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()
-) -> float:
+def fit(module: FineTuner, data: TextData, machine: Machine, folder: Path, loggers: Sequence[Logger] = ()) -> float:
     """Train `module` in `folder`, from its last checkpoint if there is one; the best epoch is left in `module.model`.
 
     Epochs are ranked by the task's main dev metric, which is returned of the best one. A signal stops it between two
@@ -75,6 +46,8 @@ def fit(
         LobertError: the machine is not there, or the best epoch's checkpoint is damaged.
         KeyboardInterrupt: of Ctrl-C, or as `Terminated` of SIGTERM.
     """
+    pl.seed_everything(module.seed, verbose=False)
+    loaders = TextDataModule(data, module.training_settings.batch_size, module.seed)
     checkpoints = folder / CHECKPOINTS
     last = checkpoints / "last.ckpt"
     best = ModelCheckpoint(
@@ -85,13 +58,13 @@ def fit(
     stop = ExactStop(last)
     callbacks = [best, every_epoch, stop, EpochLines()]
     bars = [RichProgressBar()] if interactive() else []
-    steps = len(data.splits["train"]) // data.batch_size
+    steps = len(data.splits["train"]) // loaders.batch_size
     log_every = min(max(1, steps // POINTS_PER_EPOCH), LOG_EVERY)
     trainer = make_trainer(module, machine, [*callbacks, *bars], [CurveFile(folder), *loggers], log_every)
     go_on_from = sound_checkpoint(last, checkpoints / "best.ckpt")
     whole = copy.deepcopy(module.model) if machine.shards else module.model
     with kept_handlers():
-        run_fit(trainer, module, data, go_on_from)
+        run_fit(trainer, module, loaders, go_on_from)
     module.model = whole  # FSDP has cut the weights of the other one into flat pieces
     stop.request.honour()  # it came too late to stop between two steps
     load_best(module, Path(best.best_model_path), last)
