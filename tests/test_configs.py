@@ -3,6 +3,7 @@
 import itertools
 import re
 from functools import cache
+from typing import Any
 
 import hydra
 import pytest
@@ -11,8 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lobert.cli import explain
+from lobert.compression.grouping import Part
 from lobert.compression.plan import make_plan
-from lobert.compression.points import named_parts
+from lobert.compression.points import named_parts, parts_from_settings
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
 from lobert.job import Job, read_job
@@ -70,10 +72,27 @@ def test_an_experiment_gives_its_command(name: str) -> None:
     assert commands == [name]
 
 
+def free_part(grouping: str, method: str) -> Part:
+    """One pair of the axes, from files that are composed once each: that is slow."""
+    config = compose("decomp=free", f"decomp/grouping={grouping}")
+    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config.decomp, ["free"]))
+    (part,) = parts_from_settings({"free": {**settings["free"], **yaml_file("factorization", method)}})
+    return part
+
+
+@pytest.mark.parametrize(
+    ("grouping", "method"),
+    sorted({*zip(GROUPINGS, itertools.cycle(METHODS)), *zip(itertools.cycle(GROUPINGS), METHODS)}),
+)
+def test_the_axes_of_a_free_choice_do_not_mix(grouping: str, method: str) -> None:
+    read = job("decomp=free", f"decomp/grouping={grouping}", f"decomp/factorization={method}")
+    assert read.parts == [free_part(grouping, method)]
+
+
 @pytest.mark.parametrize(("grouping", "method"), itertools.product(GROUPINGS, METHODS))
 def test_groupings_and_factorizations_join_freely(grouping: str, method: str) -> None:
     """Each pair is planned, and keeps at most half, or is refused in a sentence: a stack is what decides."""
-    (part,) = job("decomp=free", f"decomp/grouping={grouping}", f"decomp/factorization={method}").parts
+    part = free_part(grouping, method)
     assert (part.factorization, part.stack) == (method, yaml_file("grouping", grouping)["stack"])
     assert method in part.name
     if exists(FACTORIZATIONS[method], part.letters):

@@ -279,7 +279,7 @@ def test_an_unreadable_sweep_is_left_out(tmp_path: Path) -> None:
     assert find_sweeps(tmp_path) == []
 
 
-@pytest.mark.parametrize(("launcher", "jobs"), [("joblib", 3), ("submitit_local", 2)])
+@pytest.mark.parametrize(("launcher", "jobs"), [("joblib", 2), ("submitit_local", 2)])
 def test_jobs_beside_each_other_lose_nothing_and_do_nothing_twice(
     monkeypatch: pytest.MonkeyPatch, launcher: str, jobs: int
 ) -> None:
