@@ -40,9 +40,13 @@ def hush_libraries() -> None:
     transformers.logging.disable_progress_bar()
     if not interactive():
         datasets.disable_progress_bars()
-    for name in ("pytorch_lightning", "lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="lightning_fabric")
     if process_rank() > 0:
         logging.getLogger("lobert").setLevel(logging.WARNING)  # process zero has said it
+
+
+def hush_lightning() -> None:
+    """The same for Lightning, which talks again once it is loaded."""
+    for name in ("pytorch_lightning", "lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -183,16 +183,16 @@ def add_gradients(
         scale = scale.repeat_interleave(len(mask) // examples)  # the same for all options of an example
         for path, gradient in gradients.items():
             read = [x.detach() for x in recorder.inputs[path]]
-            own = [read[number] for number in calls[path]]
-            real = torch.cat([mask if x.dim() == 3 else mask.any(1, keepdim=True) for x in own], 1)
-            rows = gradient[real] * scale.unsqueeze(1).expand_as(real)[real].unsqueeze(1)
+            lengths = gradient.norm(dim=-1) * scale.unsqueeze(1)
+            some = lengths != 0  # padding has none, nor has, in the last layer, any token but [CLS]
+            rows = gradient[some] * scale.unsqueeze(1).expand_as(some)[some].unsqueeze(1)
             add(sums.gradients, path, lower_gram(rows, 1))
             if "fisher" in norms:
-                squares = squared_weight_gradients(by_example(gradient, examples), by_example(joined(own), examples))
+                own = joined([read[i] for i in calls[path]])
+                squares = squared_weight_gradients(by_example(gradient, examples), by_example(own, examples))
                 add(sums.fisher, path, squares)
             if "loss" not in norms:
                 continue
-            lengths = gradient.norm(dim=-1) * scale.unsqueeze(1)
             for x, weights in zip(read, call_weights(read, calls[path], lengths, mask), strict=True):
                 sums.weighted.setdefault(path, Moments()).add(real_tokens(x, mask).float(), weights)
                 sums.importance.setdefault(path, []).append(weights.cpu())

@@ -27,6 +27,7 @@ from lobert.stages.compress import asked_budget, compress_start
 from lobert.stages.knowledge import teacher_outputs
 from lobert.stages.scores import score_student
 from lobert.stages.workspace import Workspace, planned, write_facts
+from lobert.startup import loading
 from lobert.storage.artefacts import Recipe, fingerprint, make_folder, process_rank
 from lobert.training.settings import CHECKPOINTS
 
@@ -145,8 +146,9 @@ def distil(
     Compressed in a calibrated norm it may be as good as its teacher at once, and a short training may cost more than it
     brings.
     """
-    from lobert.training.student import Student  # late: Lightning takes seconds to load, and not all are trained
-    from lobert.training.trainer import fit
+    with loading():  # late: Lightning takes seconds, and not every student is trained
+        from lobert.training.student import Student
+        from lobert.training.trainer import fit
 
     job, untrained = work.job, copy.deepcopy(model)
     matching = match_layers(depth_of(model), depth_of(load(teacher, job.encoder.roles)))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lobert.encoders.brought import brought_key, load_brought
 from lobert.stages.chance import check_teacher
 from lobert.stages.workspace import Workspace, finish_model, read_facts
+from lobert.startup import loading
 from lobert.storage.artefacts import Recipe, find, make_folder, write_atomic
 from lobert.training.candidates import Candidate, differences
 from lobert.training.settings import CHECKPOINTS
@@ -152,8 +153,9 @@ def listed(settings: dict[str, Any]) -> str:
 
 def train_teacher(work: Workspace, candidate: Candidate, loggers: Sequence["Logger"], folder: Path) -> None:
     """Fine-tune the encoder on the labels and save the best epoch."""
-    from lobert.training.teacher import Teacher  # late: Lightning takes seconds to load, and a teacher may be found
-    from lobert.training.trainer import fit
+    with loading():  # late: Lightning takes seconds, and most teachers are found
+        from lobert.training.teacher import Teacher
+        from lobert.training.trainer import fit
 
     job, seed = work.job, candidate.seed
     log.info("teacher: fine-tuning %s on %s", job.encoder.name, job.task.name)

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lobert.data import TextData
 from lobert.errors import LobertError
-from lobert.progress import interactive
+from lobert.progress import hush_lightning, interactive
 from lobert.signals import kept_handlers
 from lobert.training.curvefile import CurveFile
 from lobert.training.datamodule import TextDataModule
@@ -46,6 +46,7 @@ def fit(module: FineTuner, data: TextData, machine: Machine, folder: Path, logge
         LobertError: the machine is not there, or the best epoch's checkpoint is damaged.
         KeyboardInterrupt: of Ctrl-C, or as `Terminated` of SIGTERM.
     """
+    hush_lightning()
     pl.seed_everything(module.seed, verbose=False)
     loaders = TextDataModule(data, module.training_settings.batch_size, module.seed)
     checkpoints = folder / CHECKPOINTS
