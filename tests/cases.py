@@ -7,7 +7,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -143,9 +143,15 @@ def point(name: str | tuple[str, ...], keep: float | None = None, rank: RankSett
 @cache
 def decomp_settings(name: str | tuple[str, ...]) -> dict[str, Any]:
     """The `decomp` node as `decomp=name` or `decomp=[name,name]` composes it."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", [f"decomp=[{name if isinstance(name, str) else ','.join(name)}]"])
+    config = compose(f"decomp={name}" if isinstance(name, str) else f"decomp=[{','.join(name)}]")
     return OmegaConf.to_container(config.decomp, resolve=True)  # type: ignore[return-value]
+
+
+@cache
+def compose(*overrides: str) -> DictConfig:
+    """What `train.py` gets with these overrides. Composing is slow: nobody is to write into it."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
 
 
 def one_sentence(error: BaseException) -> str:

@@ -2,12 +2,11 @@
 
 import itertools
 import re
-from functools import cache
 from typing import Any
 
 import hydra
 import pytest
-from cases import ALIASES, CONF, CONF_COUNTS, POINTS, conf_names, exists, one_sentence, point, tiny_bert
+from cases import ALIASES, CONF, CONF_COUNTS, POINTS, compose, conf_names, exists, one_sentence, point, tiny_bert
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,12 +20,6 @@ from lobert.job import Job, read_job
 
 FILES = [(folder, name) for folder in CONF_COUNTS for name in conf_names(folder)]
 GROUPINGS, METHODS = conf_names("decomp/grouping"), conf_names("decomp/factorization")
-
-
-@cache
-def compose(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
 
 
 def yaml_file(folder: str, name: str) -> DictConfig:
