@@ -37,7 +37,8 @@ from lobert.startup import loading
 with loading():
     import torch
     from safetensors.torch import load_file, save_file
-    import lobert
+    import lobert, lobert.pipeline
+assert "pytorch_lightning" not in sys.modules, "Lightning takes seconds, and only training needs it"
 root = Path(sys.argv[1])
 batch = load_file(root / "batch.safetensors")
 with torch.no_grad():

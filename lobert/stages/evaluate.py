@@ -32,8 +32,7 @@ def evaluate_student(work: Workspace, teacher: Path, student: Path, compressed: 
     job = work.job
     facts, report, metric = read_facts(student), read_report(read_facts(student)), job.task.main_metric
     dense, model = load(teacher, job.encoder.roles), load(student)
-    with clock.stage("evaluate"):
-        scores = kept_scores(facts) or score_student(work, teacher, model)
+    scores = kept_scores(facts) or score_student(work, teacher, model)
     with clock.stage("latency"):
         latency = timed(work, dense, model.to(job.machine.device))
     metrics, near, teacher_metrics = scores.metrics, scores.closeness, read_facts(teacher)["metrics"]
