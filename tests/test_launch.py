@@ -14,12 +14,15 @@ from cases import CONF, conf_names
 from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from test_results import RECORD
 
 from lobert.launch.attempt import Attempt
+from lobert.launch.ending import sweep_records
 from lobert.launch.ledger import Entry, Ledger, Outcome, job_key, open_entry
 from lobert.launch.slots import Machine, Sharing, plan_sharing, shared
 from lobert.launch.status import find_status, render_status
 from lobert.launch.sweep import SWEEP_FILE, Sweep, find_sweeps, read_command
+from lobert.results.record import RECORD_FILE, write_record
 from lobert.status import ALL_DONE, MISTAKE, UNFINISHED, main
 from lobert.storage.artefacts import lock_path
 
@@ -271,6 +274,13 @@ def test_a_status_tells_of_every_job(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_status_of_done_jobs_is_all_done(tmp_path: Path) -> None:
     Ledger(tmp_path).write(replace(ENTRY, state="done"))
     assert main([str(tmp_path)]) == ALL_DONE
+
+
+def test_jobs_that_are_the_same_have_one_record(tmp_path: Path) -> None:
+    """As of a value that a sweep names twice."""
+    entry = replace(ENTRY, state="done", stage="evaluate", folder="runs/one")
+    write_record(tmp_path / "runs" / "one" / RECORD_FILE, RECORD)
+    assert sweep_records(some_sweep(tmp_path), [entry, replace(entry, key="another")]) == [RECORD]
 
 
 def test_an_unreadable_sweep_is_left_out(tmp_path: Path) -> None:

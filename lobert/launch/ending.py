@@ -79,12 +79,12 @@ def tell_rest(sweep: Sweep, entries: Sequence[Entry], lost: str | None) -> int:
 
 
 def sweep_records(sweep: Sweep, entries: Sequence[Entry]) -> list[Record]:
-    """The records of the jobs that are done; a broken one is named."""
+    """The records of the jobs that are done, one for jobs that are the same; a broken one is named."""
+    done = [entry for entry in entries if entry.state == "done" and entry.stage in ("evaluate", "predict")]
     records = []
-    for entry in entries:
-        if entry.state == "done" and entry.stage in ("evaluate", "predict") and entry.folder is not None:
-            try:
-                records.append(read_record(sweep.outputs / entry.folder / RECORD_FILE))
-            except LobertError as error:
-                print(f"skipped: {error}", file=sys.stderr)
+    for folder in dict.fromkeys(entry.folder for entry in done if entry.folder is not None):
+        try:
+            records.append(read_record(sweep.outputs / folder / RECORD_FILE))
+        except LobertError as error:
+            print(f"skipped: {error}", file=sys.stderr)
     return records
