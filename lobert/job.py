@@ -19,9 +19,9 @@ from lobert.encoders.source import EncoderSource
 from lobert.errors import LobertError, suggest
 from lobert.launch.ledger import UNCOUNTED
 from lobert.layers.group import Evaluation
-from lobert.loggers import WandbSettings
 from lobert.results.record import Number, Record
 from lobert.storage.artefacts import Store, fingerprint
+from lobert.tracking.settings import WandbSettings
 from lobert.training.candidates import Candidate, read_candidates, read_training
 from lobert.training.settings import Distillation, Machine, Training
 

@@ -23,13 +23,13 @@ from lobert import dashboard as command
 from lobert.errors import LobertError
 from lobert.job import read_job
 from lobert.layers.group import FactorGroup
-from lobert.loggers import WandbSettings
 from lobert.pipeline import run
 from lobert.results.record import Record
 from lobert.tracking import identity
 from lobert.tracking.dashboard import PALETTE, colours, dashboard, save, specification
 from lobert.tracking.identity import Identity, job_identity
 from lobert.tracking.run import DAMAGE, tracked
+from lobert.tracking.settings import WandbSettings
 from lobert.tracking.summary import RUN_COLUMNS, curves_by_compression, flat_record
 from lobert.tracking.sweep import log_sweep
 from lobert.training.finetune import FineTuner

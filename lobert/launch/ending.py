@@ -55,7 +55,7 @@ def show_results(sweep: Sweep, records: Sequence[Record], wandb: Mapping[str, An
 
 def log_to_wandb(sweep: Sweep, records: Sequence[Record], settings: Mapping[str, Any], plot: Path) -> None:
     """The sweep as a W&B run of its own; a failure there is said, and is none of the sweep."""
-    from lobert.loggers import WandbSettings
+    from lobert.tracking.settings import WandbSettings
     from lobert.tracking.sweep import log_sweep
 
     try:

@@ -31,8 +31,8 @@ def score_student(work: Workspace, teacher: Path, model: PreTrainedModel) -> Sco
     return Scores(metrics, closeness(teacher_predictions(work, teacher), predictions))
 
 
-def kept_scores(facts: Mapping[str, Any], prefix: str = "") -> Scores | None:
-    """The scores among some facts; None where they are of a student that was made before they were kept."""
-    if f"{prefix}closeness" not in facts:
+def kept_scores(facts: Mapping[str, Any]) -> Scores | None:
+    """The scores among a student's facts; None where it was made before they were kept."""
+    if "closeness" not in facts:
         return None
-    return Scores(facts[f"{prefix}metrics"], Closeness(**facts[f"{prefix}closeness"]))
+    return Scores(facts["metrics"], Closeness(**facts["closeness"]))

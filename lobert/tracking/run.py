@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lobert.errors import LobertError, first_line
-from lobert.loggers import WandbSettings
 from lobert.results.anatomy import Anatomy, drop
 from lobert.results.record import Record
 from lobert.tracking.identity import Identity
+from lobert.tracking.settings import WandbSettings
 from lobert.tracking.summary import GROUP_COLUMNS, SCORE, flat_record, group_rows
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lobert.loggers import WandbSettings
 from lobert.results.record import Record
 from lobert.tracking.identity import Identity
 from lobert.tracking.run import WandbRun, tracked
+from lobert.tracking.settings import WandbSettings
 from lobert.tracking.summary import RUN_COLUMNS, curves_by_compression, run_rows
 
 TABLE, CURVES, PICTURE = "runs", "pareto", "pareto_picture"

@@ -1,4 +1,4 @@
-"""How Weights & Biases is asked for, which `lobert.tracking` answers."""
+"""How Weights & Biases is asked for."""
 
 from dataclasses import dataclass
 
