@@ -150,22 +150,30 @@ def compare(name: str, encoders: tuple[nn.Module, nn.Module], x: Tensor, trainin
 
 
 def projections(chosen: argparse.Namespace, x: Tensor) -> Row:
-    """Query, key and value of one layer alone, by FALCON, against the dense ones."""
-    layers = [
-        [encoder.layer[0].attention.self.get_submodule(role) for role in ("query", "key", "value")]
-        for encoder in (e.to(x.device) for e in (dense_encoder(chosen), compressed_encoder(chosen, "falcon_layer")))
-    ]
-    calls = [partial(together, three, x) for three in layers]
-    first = layers[1][0]
+    """The queries, keys and values of all layers alone, layer by layer, by FALCON, against the dense ones.
+
+    All layers, because in an encoder no layer finds its weights in the cache that the layer before it used.
+    """
+    encoders = (dense_encoder(chosen).to(x.device), compressed_encoder(chosen, "falcon_layer").to(x.device))
+    linears = [projections_of(encoder) for encoder in encoders]
+    calls = [partial(together, layers, x) for layers in linears]
+    first = linears[1][0][0]
     tokens = x.shape[0] * x.shape[1]
     macs = joint_cost(first, tokens, training=False) / (3 * tokens * chosen.hidden**2)
     ratio = median(b / a for a, b in seconds(calls, chosen.rounds, x.device))
     return Row("Q, K, V: falcon_layer", x.shape[0], x.shape[1], False, macs, ratio, None)
 
 
-def together(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+def projections_of(encoder: nn.Module) -> list[list[nn.Module]]:
+    """Query, key and value of each layer."""
+    return [[layer.attention.self.get_submodule(role) for role in ("query", "key", "value")] for layer in encoder.layer]
+
+
+def together(layers: Sequence[Sequence[nn.Module]], x: Tensor) -> None:
+    """The outputs of one layer go before those of the next one come, as in a forward pass."""
     with torch.no_grad():
-        return [layer(x) for layer in layers]
+        for layer in layers:
+            _ = [projection(x) for projection in layer]
 
 
 # ---- report ----
@@ -179,7 +187,8 @@ def line(row: Row) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Seconds of compressed encoders as shares of the dense one's.")
-    parser.add_argument("--only", nargs="+", choices=COMPRESSIONS, default=COMPRESSIONS, help="these compressions")
+    only = "these; none: Q, K and V alone"
+    parser.add_argument("--only", nargs="*", choices=COMPRESSIONS, default=COMPRESSIONS, help=only)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--length", nargs="+", type=int, default=[16, 64, 128])
     parser.add_argument("--layers", type=int, default=12)

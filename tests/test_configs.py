@@ -220,6 +220,9 @@ def test_sizes_reach_the_parts(overrides: list[str], keeps: list[object], ranks:
         "task.max_length=1",
         "task.train_examples=0",
         "task.dev_examples=0",
+        "trainer.accelerator=foo",
+        "trainer.num_nodes=0",
+        "trainer.num_workers=-1",
     ],
 )
 def test_a_wrong_value_is_answered_with_its_setting(setting: str) -> None:
@@ -246,3 +249,11 @@ def test_a_wrong_value_is_answered_with_its_setting(setting: str) -> None:
 )
 def test_a_wrong_combination_is_answered_with_a_way_out(overrides: list[str], words: str) -> None:
     assert words in refusal(compose(*overrides))
+
+
+def test_a_gpu_asked_for_in_vain_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert job("trainer=auto").machine.device == "cpu"
+    with pytest.raises(LobertError) as caught:
+        _ = job("trainer=gpu").machine.device
+    assert "trainer=cpu" in one_sentence(caught.value)

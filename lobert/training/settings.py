@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from lobert.errors import LobertError
+from lobert.errors import LobertError, suggest
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 CHECKPOINTS = "checkpoints"  # the folder of an unfinished training
 
 
@@ -67,7 +68,10 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to train, in Lightning's words; `precision` None is 32-true on CPU and bf16-mixed elsewhere."""
+    """Where to train, in Lightning's words; `precision` None is 32-true on CPU and bf16-mixed elsewhere.
+
+    Raises LobertError for an accelerator that is not known, and for numbers that are none.
+    """
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -76,10 +80,25 @@ class Machine:
     precision: str | None = None
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            choices = suggest(str(self.accelerator), ACCELERATORS)
+            raise LobertError(f"trainer.accelerator={self.accelerator} is not known: {choices}")
+        for name, least in (("num_nodes", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise LobertError(f"trainer.{name}={value} will not do: give a whole number, {least} or more")
+
     @property
     def device(self) -> str:
-        """Where one model runs outside of training: "cuda" or "cpu"."""
-        return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+        """Where one model runs outside of training: "cuda" or "cpu". LobertError where a GPU is asked for in vain."""
+        available = torch.cuda.is_available()
+        if self.accelerator in ("gpu", "cuda") and not available:
+            raise LobertError(
+                f"trainer.accelerator={self.accelerator} asks for a GPU, and torch sees none on this machine: type "
+                "trainer=cpu, or trainer.accelerator=auto for a GPU only where there is one"
+            )
+        return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and available else "cpu"
 
     @property
     def shards(self) -> bool:
