@@ -11,7 +11,7 @@ from torch import Tensor
 import lobert
 from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
 from lobert.compression.compress import compress_model
-from lobert.compression.importance import FLOOR
+from lobert.compression.importance import FLOOR, by_place
 from lobert.compression.objective import Goal, Norm, Objective, ObjectiveName, group_norm
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import TABLES, Statistics, load_statistics, save_statistics
@@ -158,7 +158,7 @@ def test_gradient_moments_are_the_fisher_information_of_examples_that_count_alik
 
 @pytest.mark.parametrize("role", ["attention.self.value", "output.dense"])
 def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
-    """Every example by the same sum: of the squared lengths at the pooler, which has one token of each."""
+    """First tokens by the mean over these, the others by theirs, and every example by its length at the pooler."""
     model, batches, paths = tiny_bert(labels=2), [token_batch(5, seed=seed) for seed in (0, 1)], []
     paths = [f"bert.encoder.layer.1.{role}", POOLER]
     statistics, lengths, tokens = calibrate(model, paths, batches, gradients=True), [], []
@@ -168,7 +168,9 @@ def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
         recorder.remove()
         outputs = [recorder.outputs[path][0] for path in paths]
         inner, last = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), outputs)
-        length = (inner.norm(dim=-1) / last.norm(dim=-1, keepdim=True))[mask]
+        own, first = inner.norm(dim=-1) / last.norm(dim=-1, keepdim=True), torch.zeros_like(mask)
+        first[:, 0] = True
+        length = torch.where(first, own[first].mean(), own[mask & ~first].mean())[mask]
         lengths.append(length + FLOOR * length.mean())
         tokens.append(recorder.inputs[paths[0]][0][mask].double())
     weights, x = torch.cat(lengths).double(), torch.cat(tokens)
@@ -177,6 +179,18 @@ def test_tokens_count_by_the_length_of_their_gradient(role: str) -> None:
     weighed, block = statistics.by_importance(), Block(paths[0])
     torch.testing.assert_close(weighed.input_mean(block), (weights @ x) / len(x), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(weighed.covariance(block), x.T.cov(correction=0, aweights=weights), rtol=1e-3, atol=1e-4)
+
+
+def test_importance_is_that_of_first_tokens_and_of_others() -> None:
+    """Wherever padding is, which counts for nothing and gets nothing."""
+    lengths = torch.tensor([[4.0, 1.0, 2.0, 9.0], [9.0, 2.0, 3.0, 6.0]])
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]]).bool()
+    expected = torch.tensor([[3.0, 3.0, 3.0, 0.0], [0.0, 3.0, 3.0, 3.0]])
+    torch.testing.assert_close(by_place(lengths, mask), expected)
+    lengths[1, 1] = 6.0
+    expected[mask & (mask.cumsum(-1) == 1)] = 5.0
+    torch.testing.assert_close(by_place(lengths, mask), expected)
+    assert by_place(torch.ones(2, 1), torch.ones(2, 1).bool()).eq(1).all()  # texts of one token
 
 
 def test_what_no_norm_is_made_of_is_left_out_and_the_rest_is_the_same() -> None:

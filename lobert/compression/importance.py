@@ -2,7 +2,9 @@
 
 The error of a weight is E[(gᵀ D x)²] over tokens, with D what the weight lacks, x its input and g the gradient at its
 output. K-FAC (Martens and Grosse, 2015) takes g and x as independent, but they are not: in the last layers hardly any
-token but [CLS] has a gradient at all. So the moments of x are taken over tokens that count by the length of their g.
+token but [CLS] has a gradient at all. So the moments of x are taken over tokens that count by the length of their g, in
+the mean over the first tokens of all texts, which a classifier reads, or over all the others: what single tokens have
+beyond that is the calibration's own, and no text that comes later has it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +31,26 @@ def call_weights(
     their average token.
     """
     sizes = [read[number].shape[1] if read[number].dim() == 3 else 1 for number in own]
-    parts = (lengths**POWER).split(sizes, 1)
-    weights = {n: part[mask] if read[n].dim() == 3 else part[:, 0] for n, part in zip(own, parts, strict=True)}
+    parts = zip(own, (lengths**POWER).split(sizes, 1), strict=True)
+    weights = {n: by_place(part, mask)[mask] if read[n].dim() == 3 else alike(part[:, 0]) for n, part in parts}
     mean = torch.cat(list(weights.values())).mean()
     weights = {n: weight + FLOOR * mean for n, weight in weights.items()}
     whole = (1 + FLOOR) * mean
     return [weights[n] if n in weights else even_weights(x, mask) * whole for n, x in enumerate(read)]
+
+
+def by_place(lengths: Tensor, mask: Tensor) -> Tensor:  # [B, T], [B, T] -> [B, T]
+    """For the first token of every text the mean over these, for every other one the mean over the others."""
+    first = mask & (mask.cumsum(-1) == 1)
+    places = torch.zeros_like(lengths)
+    for place in (first, mask & ~first):
+        places[place] = alike(lengths[place])
+    return places
+
+
+def alike(lengths: Tensor) -> Tensor:
+    """Their mean, for each."""
+    return lengths.mean().expand_as(lengths)
 
 
 def even_weights(x: Tensor, mask: Tensor) -> Tensor:

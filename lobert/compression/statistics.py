@@ -15,7 +15,7 @@ from lobert.errors import LobertError
 from lobert.layers.blocks import Block
 
 STATISTICS_FILE = "statistics.safetensors"
-STATISTICS_VERSION = 7  # raised when the same examples come to give other moments, or stand otherwise on disk
+STATISTICS_VERSION = 8  # raised when the same examples come to give other moments, or stand otherwise on disk
 TABLES = ("mean", "second_moment", "gradient", "fisher", "weighted_mean", "weighted_moment", "importance")
 LOGITS = "logits"
 ROUNDING = 1e-6  # share of E[xᵀ x] below which a variance is none: the products are in single precision
