@@ -21,6 +21,7 @@ from lobert.layers.blocks import Block
 from lobert.results.anatomy import ANATOMY_FILE, Anatomy, Cell, drop, drops_table, read_anatomy, write_anatomy
 from lobert.stages import anatomy as stage
 from lobert.stages.anatomy import place_of, together
+from lobert.storage.artefacts import RECIPE_FILE
 
 FORM = {"schema", "task", "encoder", "decomp", "keep", "objective", "metric", "teacher_score", "teacher_fingerprint"}
 FORM |= {"examples", "dev_examples", "cells"}
@@ -179,11 +180,16 @@ def test_errors_in_the_outputs_are_those_of_the_outputs(outputs: Path) -> None:
     compress_model(compressed, plans)
     lost = (weight - compressed.get_submodule(path).weight).double()
     read = examine(outputs, "decomp=ffn_svd", "anatomy_examples=10")
-    (folder,) = artefacts(outputs, "calibration")[:1]
+    (folder,) = (kept for kept in artefacts(outputs, "calibration") if norm_of(kept) == "activations")
     covariance = stage_statistics(folder, Block(path))
     expected = ((lost @ covariance * lost).sum() / (weight.double() @ covariance * weight).sum()).sqrt().item()
     (cell,) = (cell for cell in read.cells if (cell.role, cell.layer) == ("intermediate", 0))
     assert cell.output_error == pytest.approx(expected, rel=1e-4)
+
+
+def norm_of(calibration: Path) -> str:
+    """What the statistics in a folder are for."""
+    return str(json.loads((calibration / RECIPE_FILE).read_text())["recipe"]["norm"])
 
 
 def stage_statistics(folder: Path, block: Block) -> torch.Tensor:
