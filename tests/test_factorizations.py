@@ -18,7 +18,7 @@ from torch import Tensor
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
 from lobert.factorizations.contraction import cheapest_path, contract
-from lobert.factorizations.tucker import TOLERANCE, best_tucker, sequential_hosvd
+from lobert.factorizations.tucker import best_tucker, sequential_hosvd
 
 EXACT = 1e-10
 TUCKER, CP, TT = ([group[1:] for group in GROUPS if group[0] == name] for name in ("tucker", "cp", "tt"))
@@ -30,9 +30,8 @@ CLOSED: dict[str, Callable[[Tensor], Tensor]] = {  # the matrices whose truncate
 SHRINKABLE = [group for group in GROUPS if min(group[2][-2:]) >= 6 and group[2][0] > 1]
 KEEPS = [1.0, 0.7, 0.5, 0.35]
 # Share of the squared norm by which two ranks may be out of order: the best CP terms are NP-hard, so ALS may end in
-# a slightly better minimum at the smaller of two neighbours. Its bound, tested below, allows no such thing. HOOI stops
-# before it has converged, and where a rank is above the product of the others what it takes beside is arbitrary.
-DISORDER = {"cp": 1e-4, "tucker": TOLERANCE, "pivoted_tucker": TOLERANCE}
+# a slightly better minimum at the smaller of two neighbours. Its bound, tested below, allows no such thing.
+DISORDER = {"cp": 1e-4}
 MANY = 12  # positions of a longer dial are tried in even steps
 
 

@@ -3,8 +3,8 @@
 The error of a weight is E[(gᵀ D x)²] over tokens, with D what the weight lacks, x its input and g the gradient at its
 output. K-FAC (Martens and Grosse, 2015) takes g and x as independent, but they are not: in the last layers hardly any
 token but [CLS] has a gradient at all. So the moments of x are taken over tokens that count by the length of their g, in
-the mean over the first tokens of all texts, which a classifier reads, or over all the others: what single tokens have
-beyond that is the calibration's own, and no text that comes later has it.
+the mean over the first tokens, which a classifier reads, or over all the others, of a batch: what single
+tokens have beyond that is the calibration's own, and no text that comes later has it.
 """
 
 from collections.abc import Mapping, Sequence
