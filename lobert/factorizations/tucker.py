@@ -50,30 +50,50 @@ class Tucker(Factorization):
         return max(full) + sum(full[:-2]) - sum(default[:-2])
 
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        searched = rounded(tensor)
-        found = best_tucker(tensor, searched, sequential_hosvd(searched, rank))
+        searched, useful = rounded(tensor), useful_rank(rank)
+        found = best_tucker(tensor, searched, sequential_hosvd(searched, useful))
         if (1 - found[0].square().sum() / tensor.square().sum()) < ROUNDING:
-            found = best_tucker(tensor, tensor, sequential_hosvd(tensor, rank))
-        return found
+            found = best_tucker(tensor, tensor, sequential_hosvd(tensor, useful))
+        return padded(found, rank)
 
     def closed_form(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        factors = [factor.double() for factor in sequential_hosvd(tensor.float(), rank)]
-        return with_core(tensor, factors)
+        factors = [factor.double() for factor in sequential_hosvd(rounded(tensor), useful_rank(rank))]
+        return padded(with_core(tensor, factors), rank)
 
     def finish(self, tensor: Tensor, rank: Rank, closed_form: list[Tensor]) -> list[Tensor]:
-        searched = rounded(tensor)
-        return best_tucker(tensor, searched, [factor.T.to(searched.dtype) for factor in closed_form[1:]])
+        searched, useful = rounded(tensor), zip(closed_form[1:], useful_rank(rank), strict=True)
+        start = [factor[:most].T.to(searched.dtype) for factor, most in useful]
+        return padded(best_tucker(tensor, searched, start), rank)
 
     def gain(self, shape: Shape) -> float:
         return GAIN
 
 
+def useful_rank(rank: Rank) -> Rank:
+    """The rank without what is above the product of the others: of that, no core makes anything."""
+    return tuple(min(most, math.prod(rank) // most) for most in rank)
+
+
+def padded(found: list[Tensor], rank: Rank) -> list[Tensor]:
+    """Core and factors of this rank that stand for the same tensor: zeros in the core, more orthonormal rows."""
+    core, *factors = found
+    if core.shape == rank:
+        return found
+    whole = core.new_zeros(rank)
+    whole[tuple(slice(size) for size in core.shape)] = core
+    bases = [torch.linalg.qr(factor.T, mode="complete")[0].T for factor in factors]
+    more = [basis[len(factor) : most] for basis, factor, most in zip(bases, factors, rank, strict=True)]
+    return [whole, *(torch.cat(rows) for rows in zip(factors, more, strict=True))]
+
+
 def best_tucker(tensor: Tensor, searched: Tensor, start: list[Tensor]) -> list[Tensor]:
     """Core and factors from orthonormal ones `[size, rank]`.
 
-    The search is as precise as `searched`, what is kept of it exact.
+    The search is as precise as `searched`, what is kept of it exact. It starts from one layout in memory, by which
+    products are rounded, so that it ends in the same place wherever the same start comes from.
     """
-    return with_core(tensor, [torch.linalg.qr(factor.to(tensor.dtype))[0] for factor in hooi(searched, start)])
+    found = hooi(searched, [factor.T.contiguous().T for factor in start])
+    return with_core(tensor, [torch.linalg.qr(factor.to(tensor.dtype))[0] for factor in found])
 
 
 def with_core(tensor: Tensor, factors: list[Tensor]) -> list[Tensor]:
