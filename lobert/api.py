@@ -16,7 +16,7 @@ from lobert.compression.allocation import (
 from lobert.compression.calibration import calibrate
 from lobert.compression.compress import CompressionReport, compress_model
 from lobert.compression.costs import Budget
-from lobert.compression.examples import NOISE, Calibration, noisy
+from lobert.compression.examples import NOISE, Calibration, checked_batches, noisy
 from lobert.compression.grouping import HeadsName, Neurons
 from lobert.compression.heads import joined_as_asked
 from lobert.compression.objective import Objective, ObjectiveName
@@ -83,7 +83,7 @@ def compress(
     plans = joined_as_asked(model, make_plan(model, parts, evaluation, budget), parts, sizing)
     sequential = chosen_order(order, goal, model, plans) == "sequential"
     calibration = Calibration(noise=calibration_noise)
-    batches = noisy([] if data is None else list(data), calibration.noise)
+    batches = noisy(checked_batches(data, model.config.vocab_size), calibration.noise)
     neurons = neurons_for(model, parts, plans, goal, sizing)
     statistics = whole = None
     if goal.name != "weights":

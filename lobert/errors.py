@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,23 @@ class LobertError(Exception):
 
     `train.py` and the command-line tools print the message alone, without a traceback, and exit with a non-zero code.
     """
+
+
+class TooSmall(LobertError):
+    """A share of the weights that even the smallest rank exceeds; `least` is the share that this one keeps."""
+
+    def __init__(self, message: str, least: float) -> None:
+        super().__init__(f"{message}, so type keep={rounded_up(least)} or more, or choose another decomp")
+        self.least = least
+
+
+def rounded_up(share: float) -> str:
+    """A share as it is typed, to four digits, and not below it.
+
+    >>> rounded_up(0.06249)
+    '0.0625'
+    """
+    return f"{math.ceil(share * 1e4) / 1e4:.4g}"
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

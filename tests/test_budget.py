@@ -90,17 +90,39 @@ def test_greedy_is_never_worse_than_uniform_at_the_same_budget(name: str, keep: 
     uniform = compress_model(tiny_bert(), plans)
     greedy = compress_model(tiny_bert(), chosen)
     assert greedy.keep <= keep
-    if "tucker" not in name:  # whose sizes an allocation takes from a coarse grid
+    if "tucker" not in name:  # whose errors an allocation knows at some sizes only
         assert greedy.error <= uniform.error + 1e-9
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.25])
-def test_greedy_reaches_the_asked_share_within_a_percent(keep: float) -> None:
-    model, parts = tiny_bert(), point(("svd", "ffn_svd"), keep)
+STACKED = ["cp_4d", "tt_4d", "tt_vertical", "tucker_4d", "tucker_vertical", "ffn_tucker", "ffn_cp", "basis_vertical"]
+
+
+@pytest.mark.parametrize("keep", [0.7, 0.5, 0.25])
+@pytest.mark.parametrize("name", [("svd", "ffn_svd"), *STACKED, ("tucker_4d", "ffn_cp")])
+def test_greedy_reaches_the_asked_share_within_a_percent(name: str | tuple[str, ...], keep: float) -> None:
+    """Or as near as one share for all groups does: the ranks of tensors as small as these are large steps."""
+    model, parts = wider_bert(), point(name, keep)
+    plans = make_plan(model, parts)
+    chosen, allocation = spend_budget(plans, offer_sizes(model, plans, Objective(), None), allowance(model, parts))
+    dense = sum(plan.dense_parameters for plan in plans)
+    share = sum(plan.parameters for plan in chosen) / dense
+    assert min(0.99 * keep, sum(plan.parameters for plan in plans) / dense) <= share <= keep
+    assert allocation.cost == sum(plan.parameters for plan in chosen)
+
+
+@pytest.mark.parametrize("keep", [0.6, 0.3, 0.12])
+@pytest.mark.parametrize("name", STACKED)
+def test_greedy_on_a_grid_is_about_as_close_as_uniform(name: str, keep: float) -> None:
+    """Errors between the sizes of the grid are on a line, so a rank may go to another group than it should."""
+    model, parts = wider_bert(), point(name, keep)
     plans = make_plan(model, parts)
     chosen, _ = spend_budget(plans, offer_sizes(model, plans, Objective(), None), allowance(model, parts))
-    share = sum(plan.parameters for plan in chosen) / sum(plan.dense_parameters for plan in chosen)
-    assert 0.99 * keep <= share <= keep
+    assert compress_model(wider_bert(), chosen).error <= 1.02 * compress_model(wider_bert(), plans).error
+
+
+def wider_bert() -> BertModel:
+    """Of sizes at which a percent can be told."""
+    return tiny_bert(hidden_size=48, intermediate_size=192, num_hidden_layers=3)
 
 
 @pytest.mark.parametrize("scope", ["encoder", "model"])
@@ -112,6 +134,28 @@ def test_keep_is_a_share_of_its_scope(scope: str) -> None:
     plans = make_plan(model, parts)
     saved = sum(plan.dense_parameters - plan.parameters for plan in plans)
     assert 0.57 <= (before - saved) / before <= 0.6
+
+
+@pytest.mark.parametrize("budget", ["parameters", "macs"])
+@pytest.mark.parametrize("scope", ["encoder", "model"])
+def test_a_share_of_a_scope_that_is_too_small_names_one_that_is_not(scope: str, budget: Budget) -> None:
+    if (scope, budget) == ("model", "macs"):
+        pytest.skip("a model has no multiply-adds per token")
+    model, parts = tiny_bert(), point("all_svd")
+
+    def sized(keep: float) -> list[GroupPlan]:
+        return make_plan(model, size_parts(model, parts, Sizing(keep, scope, budget=budget)), budget=budget)  # type: ignore[arg-type]
+
+    with pytest.raises(LobertError, match=r"impossible|smallest rank") as caught:
+        sized(1e-3)
+    if "impossible" in str(caught.value):  # for what is not compressed, which is told first
+        share = float(str(caught.value).split(": ")[1].split("%")[0]) / 100
+        with pytest.raises(LobertError, match="smallest rank") as caught:
+            sized(share + 2e-3)
+    least = float(one_sentence(caught.value).split("type keep=")[1].split()[0])
+    assert sized(least)
+    with pytest.raises(LobertError):
+        sized(least - 2e-4)
 
 
 # ---- multiply-adds ----
@@ -159,8 +203,8 @@ def test_the_next_rank_would_cost_too_much(name: str) -> None:
     method = factorization(plan.factorization)
     cost = macs_cost(model, method.name, plan.stack, plan.shape, plan.slices, "auto")
     dial = [method.scaled_rank(plan.shape, n + 1, default) for n in range(method.dial_length(plan.shape, default))]
-    larger = dial[len(dial) - dial[::-1].index(plan.rank)]
-    assert cost(plan.rank) <= 0.5 * plan.dense_parameters < cost(larger)
+    within = [rank for rank in dial if cost(rank) <= 0.5 * plan.dense_parameters]
+    assert cost(within[-1]) <= cost(plan.rank) <= 0.5 * plan.dense_parameters < cost(dial[len(within)])
 
 
 SMALL: list[tuple[str | tuple[str, ...], int]] = [("svd", 1), ("tucker_layer", 3), ("falcon_layer", 3)]
@@ -173,6 +217,7 @@ def test_greedy_is_what_exhaustive_search_finds(name: str | tuple[str, ...], lay
     """Equal wherever a price spends the whole budget; between two such budgets above the bound that is told."""
     model = tiny_bert(num_hidden_layers=layers)
     groups = [group_options(model, plan, Objective(), None, budget) for plan in make_plan(model, point(name))]
+    groups = [group[len(group) - 1 :: -(1 + len(group) // 12)] for group in groups]  # fewer, the dense one among them
     fronts = [convex_front(options) for options in groups]
     prices = sorted({gain(*pair) for front in fronts for pair in itertools.pairwise(front)})
     for price in prices[:: 1 + len(prices) // 6]:

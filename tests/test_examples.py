@@ -1,10 +1,12 @@
 """Laws of a calibration's examples: which tokens are exchanged, for what, and how many."""
 
+from typing import Any
+
 import pytest
 import torch
 from cases import one_sentence
 
-from lobert.compression.examples import NOISE, Calibration, common_tokens, noisy
+from lobert.compression.examples import NOISE, Calibration, checked_batches, common_tokens, noisy
 from lobert.distill.knowledge import Batch
 from lobert.errors import LobertError
 
@@ -21,6 +23,33 @@ def texts(*shape: int, seed: int = 0) -> Batch:
     last[-4], last[-3:] = SEP, PAD
     mask.flatten(0, -2)[-1, -3:] = 0
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(shape[0])}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (texts(4, 9), "data= is a dict"),
+        ("a text", "data= is a str"),
+        (3, "data= is a int"),
+        (["a text"], "batch 0 of data= is a str"),
+        ([texts(4, 9), {"input_ids": texts(4, 9)["input_ids"]}], "batch 1 of data= has no tensor .* 'attention_mask'"),
+        ([{name: tensor.tolist() for name, tensor in texts(4, 9).items()}], "no tensor .* 'input_ids'"),
+        ([{name: tensor[0] for name, tensor in texts(4, 9).items()}], "no tensor .* 'input_ids'"),
+        ([{**texts(4, 9), "attention_mask": torch.ones(4, 8)}], "an attention_mask"),
+        ([{**texts(4, 9), "input_ids": texts(4, 9)["input_ids"] + 1000}], "other tokens than the 1,000"),
+        ([{**texts(4, 9), "input_ids": texts(4, 9)["input_ids"].float()}], "other tokens"),
+    ],
+)
+def test_data_that_is_none_is_refused(data: Any, words: str) -> None:
+    with pytest.raises(LobertError, match=words) as caught:
+        checked_batches(data, 1000)
+    one_sentence(caught.value)
+
+
+def test_data_are_taken_from_wherever_they_come() -> None:
+    batches = [texts(4, 9), texts(2, 3, 9)]
+    assert checked_batches(iter(batches), 1000) == batches
+    assert checked_batches(None, 1000) == []
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (8, 4, 30)])

@@ -1,12 +1,14 @@
 """Laws of the objectives: optimal where they are exact, never worse than the weights, finite on poor statistics."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from cases import GROUPS, logits_of, one_sentence, point, random_tensor, rank_ladder, tiny_bert, token_batch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 import lobert
 from lobert.compression.calibration import Recorder, calibrate, joined, random_direction, squared_weight_gradients
@@ -16,7 +18,8 @@ from lobert.compression.objective import Goal, Norm, Objective, ObjectiveName, g
 from lobert.compression.plan import make_plan
 from lobert.compression.statistics import TABLES, Statistics, load_statistics, save_statistics
 from lobert.compression.whitening import decompose_in_norm, errors_in_norm, matrix_scale
-from lobert.encoders.roles import encoder_linears, linear_at
+from lobert.distill.knowledge import Batch
+from lobert.encoders.roles import encoder_layers, encoder_linears, linear_at
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, Shape, reconstruct
 from lobert.layers.blocks import Block
@@ -349,6 +352,34 @@ def test_activations_keep_the_outputs_better_than_weights() -> None:
         errors[objective] = (logits_of(student) - before).norm().item()
     assert errors["activations"] < errors["weights"]
     assert errors["loss"] < errors["weights"]
+
+
+def not_finite(model: PreTrainedModel, batches: list[Batch]) -> None:
+    with torch.no_grad():
+        encoder_layers(model)[0].output.LayerNorm.weight[0] = math.nan
+
+
+def all_padding(model: PreTrainedModel, batches: list[Batch]) -> None:
+    batches[1]["attention_mask"].zero_()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (not_finite, "is not finite: the model is broken"),
+        (all_padding, "without a real token"),
+        (lambda model, batches: batches.clear(), "has no examples"),
+    ],
+)
+def test_moments_of_nothing_and_of_what_is_not_finite_are_refused(
+    spoil: Callable[[PreTrainedModel, list[Batch]], None], words: str, gradients: bool
+) -> None:
+    model, batches = tiny_bert(), [token_batch(seed=seed) for seed in range(2)]
+    spoil(model, batches)
+    with pytest.raises(LobertError, match=words) as caught:
+        calibrate(model, encoder_linears(model), batches, gradients)
+    one_sentence(caught.value)
 
 
 def test_an_objective_without_data_is_refused() -> None:

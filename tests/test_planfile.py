@@ -12,7 +12,7 @@ from test_pipeline import artefacts, run_here, the_record
 from lobert.compression.calibration import Recorder, calibrate
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
-from lobert.compression.planfile import read_plan, write_plan
+from lobert.compression.planfile import file_plan, read_plan, write_plan
 from lobert.encoders.roles import encoder_linears, linear_at
 from lobert.errors import LobertError
 from lobert.stages.plan import leading_share, output_errors
@@ -20,11 +20,25 @@ from lobert.stages.plan import leading_share, output_errors
 NAMES = ["svd", "tucker_4d", "falcon_vertical", ("tucker_layer", "ffn_svd"), "all_svd", "all_tucker", "pooler_svd"]
 
 
+NO_NAMES: list[Any] = ["", "a.b", "keys", 5, [1]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_comes_back_from_its_file(tmp_path: Path, name: str) -> None:
     plans = make_plan(tiny_bert(), point(name))
     write_plan(tmp_path / "plan.yaml", plans)
     assert read_plan(tmp_path / "plan.yaml", tiny_bert()) == plans
+
+
+def test_no_plan_is_written_over_another(tmp_path: Path) -> None:
+    plans, others = make_plan(tiny_bert(), point("svd")), make_plan(tiny_bert(), point("tucker_4d"))
+    first = file_plan(tmp_path, "plan", plans)
+    assert file_plan(tmp_path, "plan", plans) == first
+    first.write_text(first.read_text() + "# edited\n")
+    paths = [file_plan(tmp_path, "plan", wanted) for wanted in (plans, others, plans)]
+    assert [path.name for path in (first, *paths)] == ["plan.yaml", "plan-2.yaml", "plan-3.yaml", "plan-2.yaml"]
+    assert first.read_text().endswith("# edited\n")
+    assert read_plan(paths[1], tiny_bert()) == others
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -45,12 +59,15 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         (lambda path: path.write_bytes(b"\xff\xfe"), "is no plan"),
         (lambda path: path.write_text("- a list"), "is no plan"),
         (edited(lambda c: c.pop("groups")), "is no plan"),
+        (edited(lambda c: c["groups"].clear()), "has no groups"),
         (edited(lambda c: c["groups"][0].pop("rank")), "damaged"),
-        (edited(lambda c: c["groups"][0].update(rank=[999])), "damaged"),
+        (edited(lambda c: c["groups"][0].update(rank=[999])), "damaged in group 'query_0'"),
         (edited(lambda c: c["groups"][0].update(shape=[48, 50])), "this model's is"),
         (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "bert.nowhere")), "bert.nowhere"),
         (edited(lambda c: c["groups"][0]["slices"][0].__setitem__(0, "[rows 1/2]")), "addresses no weight"),
         (edited(lambda c: c["groups"].append(c["groups"][0])), "both compress"),
+        (edited(lambda c: c["groups"][1].update(name=c["groups"][0]["name"])), "two groups are called 'query_0'"),
+        *((edited(lambda c, n=name: c["groups"][0].update(name=n)), "no group can be called") for name in NO_NAMES),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, write: Callable[[Path], None], words: str) -> None:

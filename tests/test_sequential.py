@@ -62,6 +62,18 @@ def test_full_rank_leaves_the_logits(name: str | tuple[str, ...], kind: str) -> 
     torch.testing.assert_close(logits_of(model), before, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["activations", "fisher", "loss"])
+def test_a_weight_whose_inputs_do_not_vary_stays_what_it_is(kind: str) -> None:
+    """Values that are biases alone leave the attention's output one input, of which a covariance is rounding."""
+    model = tiny_bert()
+    with torch.no_grad():
+        for layer in encoder_layers(model):
+            layer.attention.self.value.weight.zero_()
+    plans = make_plan(model, point("all_svd", 0.5))
+    report = compress_in_order(model, plans, BATCHES, Objective(kind), statistics_of(model))  # type: ignore[arg-type]
+    assert all(group.error < 1 for group in report.groups if group.name.startswith("attention_output"))
+
+
 @pytest.mark.parametrize("kind", ["activations", "loss"])
 @pytest.mark.parametrize("name", ["all_svd", "svd", "tucker_layer", "falcon_layer"])
 def test_before_anything_has_drifted_both_orders_are_one(name: str, kind: str) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, get_args
 
 from transformers import PreTrainedModel
 
-from lobert.compression.budget import Allocation, Option, PairOption, allocate
+from lobert.compression.budget import Allocation, Option, PairOption, allocate, gain
 from lobert.compression.compress import Track, linear_macs, reads_tokens, stack_weights
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, parameters_cost
 from lobert.compression.grouping import Part, check_keep
@@ -16,12 +17,13 @@ from lobert.compression.plan import GroupPlan, make_plan
 from lobert.compression.statistics import Statistics
 from lobert.compression.whitening import errors_in_norm
 from lobert.encoders.roles import encoder_layers, layers_path
-from lobert.errors import LobertError, suggest
+from lobert.errors import LobertError, TooSmall, suggest
 from lobert.factorizations import factorization
 
 AllocationName = Literal["uniform", "greedy"]
 AskedAllocation = Literal["auto", "uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]
+STEPS = 32  # between two sizes whose errors are measured
 Offers = dict[str, list[Option]]  # the sizes that a group can have, by its name
 
 
@@ -91,7 +93,16 @@ def size_parts(model: PreTrainedModel, parts: Sequence[Part], sizing: Sizing) ->
             "decomp, so ask for more than that, or compress more of it"
         )
     keep = (sizing.keep - rest) / (1 - rest)
-    return [replace(without_size(part), keep=keep) for part in parts]
+    sized = [replace(without_size(part), keep=keep) for part in parts]
+    try:
+        make_plan(model, sized, budget=sizing.budget)
+    except TooSmall as error:
+        raise TooSmall(
+            f"keep={sizing.keep:g} of the {sizing.scope} is {keep:.4f} of what is compressed, whose smallest rank "
+            f"keeps {error.least:.4f}",
+            rest + error.least * (1 - rest),
+        ) from None
+    return sized
 
 
 def refuse_outsiders(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> None:
@@ -162,11 +173,27 @@ def group_options(
     """What one group can be: its factorization at each rank that saves something, or dense."""
     method, tensor = plan.method, stack_weights(model, plan)
     cost = group_cost(model, plan, budget)
-    costs = {rank: cost(rank) for rank in method.candidates(plan.shape, plan.rank)}
-    ranks = [rank for rank, spent in costs.items() if spent < plan.dense_parameters]
+    ranks = method.candidates(plan.shape, plan.rank, cost, plan.dense_parameters)
     errors = errors_in_norm(method, plan.stack, tensor, ranks, group_norm(objective, plan, statistics))
-    options = [Option(rank, costs[rank], error) for rank, error in zip(ranks, errors, strict=True)]
+    options = [Option(rank, cost(rank), error) for rank, error in zip(ranks, errors, strict=True)]
+    if method.GRID is not None:
+        options = in_between(plan, options, cost)
     return [*options, Option(None, plan.dense_parameters, 0.0)]
+
+
+def in_between(plan: GroupPlan, measured: Sequence[Option], cost: Cost) -> list[Option]:
+    """The sizes whose errors were measured, and some between two neighbours, whose errors lie on the line from one to
+    the other: a budget is spent whole, though to measure all sizes would take too long.
+    """
+    found = {option.rank: option for option in measured}
+    for low, high in pairwise(measured):
+        for step in range(1, STEPS):
+            share = step / STEPS
+            rank = plan.method.largest_rank(plan.shape, plan.rank, cost, low.cost + share * (high.cost - low.cost))
+            if rank is not None and rank not in found and (spent := cost(rank)) > low.cost:
+                error = low.error - gain(low, high) * (spent - low.cost)
+                found[rank] = Option(rank, spent, error)
+    return sorted(found.values(), key=lambda option: option.cost)
 
 
 def group_cost(model: PreTrainedModel, plan: GroupPlan, budget: Budget) -> Cost:

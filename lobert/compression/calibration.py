@@ -126,27 +126,49 @@ def calibrate(
                 outputs = model(**inputs)
                 logits = classifier_logits(outputs, gradients)
                 mask = token_mask(inputs)
+                if not mask.any():
+                    raise LobertError("calibration has a batch without a real token: its attention_mask is all zeros")
                 sums.examples += len(inputs["input_ids"])
                 if (answers := outputs.get("logits")) is not None and answers.dim() == 2:
                     sums.logits.append(answers.detach().double().cpu())
                 if logits is not None:
+                    refuse_infinite("logits", logits)
                     direction = random_direction(logits.detach() / temperature, regression, random)
                     add_gradients(sums, recorder, mask, logits, direction, norms)
                 add_inputs(sums, recorder, mask, set(norms) != {"loss"})
     finally:
         recorder.remove()
-    return sums.statistics()
+    if not sums.examples:
+        raise LobertError("calibration has no examples: give batches of a few hundred")
+    return checked(sums.statistics())
+
+
+def checked(statistics: Statistics) -> Statistics:
+    """The statistics; LobertError where one is not finite, which would be all over the student."""
+    for table in (statistics.second_moment, statistics.gradient, statistics.fisher, statistics.weighted_moment):
+        for path, values in table.items():
+            refuse_infinite(path, values)
+    return statistics
+
+
+def refuse_infinite(place: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise LobertError(
+            f"what the model computes at '{place}' for the calibration's examples is not finite: the model is broken, "
+            "train it again"
+        )
 
 
 def classifier_logits(outputs: ModelOutput, gradients: bool) -> Tensor | None:
-    """The logits where gradients are asked for; LobertError for a model that has none."""
+    """The logits `[B, C]` where gradients are asked for; LobertError for a model that has none of every text."""
     if not gradients:
         return None
-    if outputs.get("logits") is None:
+    if (logits := outputs.get("logits")) is None or logits.dim() != 2:
         raise LobertError(
-            "the model has no logits, so no loss to measure: calibrate a classifier, or choose objective=activations"
+            "the model has no logits [B, C], so no loss to measure: calibrate a classifier, or choose "
+            "objective=activations"
         )
-    return outputs["logits"]
+    return logits
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lobert.encoders.roles import first_reader, layers_path
-from lobert.errors import LobertError, suggest
+from lobert.errors import LobertError, TooSmall, suggest
 from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers.blocks import Block
 from lobert.layers.group import Evaluation, FactorGroup
@@ -95,7 +95,5 @@ def rank_within_macs(name: str, shape: Shape, keep: float, default: Rank, macs: 
             f"{name} on {list(shape)} saves no multiply-adds at any rank, as its factors cost no less than the dense "
             "weights: type decomp.budget=parameters, or choose a decomp that saves some, such as svd"
         )
-    raise LobertError(
-        f"keep={keep:g} of the multiply-adds is too small for {name} on {list(shape)}: its smallest rank costs "
-        f"{least:.4f} of them, so type keep={math.ceil(least * 1e4) / 1e4:.4g} or more, or choose another decomp"
-    )
+    smallest = f"its smallest rank costs {least:.4f} of them"
+    raise TooSmall(f"keep={keep:g} of the multiply-adds is too small for {name} on {list(shape)}: {smallest}", least)

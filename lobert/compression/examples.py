@@ -4,7 +4,7 @@ A fine-tuned teacher knows its training texts by heart: what it makes of them is
 is not of the texts that come later. With a part of their tokens exchanged it has not seen them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,33 @@ class Calibration:
     def __post_init__(self) -> None:
         if isinstance(self.noise, bool) or not isinstance(self.noise, int | float) or not 0 <= self.noise <= 1:
             raise LobertError(f"decomp.calibration_noise={self.noise} will not do: give a share from 0 to 1")
+
+
+def checked_batches(data: Iterable[Batch] | None, vocabulary: int) -> list[Batch]:
+    """The batches of a caller's data. Raises LobertError for what is none: it says which batch, and what it lacks."""
+    wanted = "give a list of batches, each {'input_ids': [B, T], 'attention_mask': [B, T]}"
+    if isinstance(data, str | Mapping) or not isinstance(data, Iterable | None):
+        raise LobertError(f"data= is a {type(data).__name__}: {wanted}")
+    batches = list(data or ())
+    for number, batch in enumerate(batches):
+        if (lack := lacking(batch, vocabulary)) is not None:
+            raise LobertError(f"batch {number} of data= {lack}: {wanted}")
+    return batches
+
+
+def lacking(batch: object, vocabulary: int) -> str | None:
+    """What a batch has not, in words; None where all is there."""
+    if not isinstance(batch, Mapping):
+        return f"is a {type(batch).__name__}"
+    for name in ("input_ids", "attention_mask"):
+        if not isinstance(batch.get(name), Tensor) or batch[name].dim() < 2:
+            return f"has no tensor [B, T] '{name}'"
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if ids.shape != mask.shape:
+        return f"has {list(ids.shape)} tokens and an attention_mask {list(mask.shape)}"
+    if ids.is_floating_point() or (ids.numel() and not 0 <= ids.min() <= ids.max() < vocabulary):
+        return f"has other tokens than the {vocabulary:,} of the model"
+    return None
 
 
 def noisy(batches: Sequence[Batch], noise: float) -> list[Batch]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lobert.compression.moments import Moments, add
+from lobert.compression.statistics import centred
 
 RIDGE = 1.0  # of the mean variance of the inputs, on the change of the weight
 
@@ -30,9 +31,14 @@ class Fit:
         return self.sums[key] / self.inputs.weight
 
     def target(self, weight: Tensor) -> Tensor:
-        """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one."""
+        """The weight `[out, in]` that comes closest to what is wanted; `weight` is the dense one.
+
+        It is the dense one, too, where the inputs do not vary: the bias is all that can be fitted then.
+        """
         x = self.inputs.mean
-        covariance = self.inputs.moment - torch.outer(x, x)
+        covariance = centred(self.inputs.moment, x)
+        if not covariance.any():
+            return weight
         crossed = self.mean("yx") - torch.outer(self.mean("y"), x)
         ridge = max(RIDGE * covariance.diagonal().mean().item(), torch.finfo(x.dtype).tiny)
         covariance.diagonal().add_(ridge)

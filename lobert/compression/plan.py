@@ -5,10 +5,12 @@ needed to rebuild the compressed skeleton.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, rank_within_macs
@@ -80,12 +82,16 @@ class GroupPlan:
                 changed["heads"] = Heads(**data["heads"])
             plan = cls(**{**data, **changed})
             plan.check()
-        except (KeyError, TypeError, ValueError, AttributeError, LobertError) as error:
+        except (ValueError, LobertError) as error:
+            raise LobertError(f"the compression plan is damaged in group '{data.get('name')}': {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
             raise LobertError(f"the compression plan is damaged: {type(error).__name__} {error}") from None
         return plan
 
     def check(self) -> None:
         """Raise where the values do not fit together: a plan from a file is no more than data."""
+        if not isinstance(self.name, str) or not self.name or "." in self.name or hasattr(nn.ModuleDict(), self.name):
+            raise ValueError(f"no group can be called {self.name!r}: take letters, digits and _")
         method = factorization(self.factorization)
         if len(self.shape) != len(self.stack) + 2 or self.stack not in ("", "s", "l", "sl"):
             raise ValueError(f"stack '{self.stack}' does not fit shape {list(self.shape)}")
@@ -139,13 +145,16 @@ def make_plan(
 
 
 def refuse_overlaps(plans: Sequence[GroupPlan]) -> None:
-    """Raise LobertError where two groups take the same weight, or blocks of it that are cut in different ways."""
+    """Raise LobertError where two groups take the same weight, or cut it in different ways, or have one name."""
     taken: dict[str, set[Block]] = {}
     for block in (block for plan in plans for block, _ in plan.slices):
         others = taken.setdefault(block.path, set())
         if block in others or any(other.cutting != block.cutting for other in others):
             raise LobertError(f"two parts of decomp both compress '{block}': choose one for it")
         others.add(block)
+    doubled = [name for name, count in Counter(plan.name for plan in plans).items() if count > 1]
+    if doubled:
+        raise LobertError(f"two groups are called '{doubled[0]}': give each a name of its own")
 
 
 def check_pairs(plans: Sequence[GroupPlan]) -> None:

@@ -1,5 +1,6 @@
 """A plan as a file that people read and edit: one YAML entry for each group."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,23 @@ HEADING = "# A LoBERT plan: `python train.py decomp.plan=THIS_FILE` compresses e
 
 def write_plan(path: Path, plans: Sequence[GroupPlan]) -> None:
     """Write the groups as YAML."""
+    write_atomic(path, as_text(plans))
+
+
+def file_plan(folder: Path, name: str, plans: Sequence[GroupPlan]) -> Path:
+    """Write the groups into a folder, under this name or, where another plan or an edited one has it, with a number."""
+    text = as_text(plans).encode()
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    paths = (folder / f"{name}.yaml" for name in names)
+    path = next(path for path in paths if not path.exists() or path.read_bytes() == text)
+    write_plan(path, plans)
+    return path
+
+
+def as_text(plans: Sequence[GroupPlan]) -> str:
+    """The groups as YAML."""
     groups = [{**plan.to_dict(), **plain(plan)} for plan in plans]
-    write_atomic(path, HEADING + yaml.safe_dump({"groups": groups}, sort_keys=False, default_flow_style=None))
+    return HEADING + yaml.safe_dump({"groups": groups}, sort_keys=False, default_flow_style=None)
 
 
 def plain(plan: GroupPlan) -> dict[str, Any]:
@@ -39,6 +55,8 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         groups = content["groups"]
+        if groups == []:
+            raise LobertError("it has no groups, so nothing to compress: type decomp=none for that")
         plans = [GroupPlan.from_dict({**group, "heads": None}) for group in groups]
         joint = {group["name"] for group in groups if group.get("heads", APART) != APART}
         if unknown := [group for group in groups if group.get("heads", APART) not in (APART, JOINT)]:

@@ -48,11 +48,11 @@ def named_parts(
     heads: HeadsName | None = None,
 ) -> list[Part]:
     """The parts of named points: "falcon_4d", or ["tucker_4d", "ffn_svd"] together."""
-    chosen = [names] if isinstance(names, str) else list(names)
+    chosen = [names] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
     known = {path.stem for path in (conf_dir() / "decomp").glob("*.yaml")}
     for name in chosen:
         if name not in known:
-            raise LobertError(f"no decomp '{name}': {suggest(name, known)}")
+            raise LobertError(f"no decomp '{name}': {suggest(str(name), known)}")
     asked = {"keep": keep, "rank": rank, "neurons": neurons, "heads": heads}
     return parts_from_settings({**compose_points(chosen), **asked})
 

@@ -66,8 +66,7 @@ class Statistics:
         mean, moment = self.input_mean(block), self.second_moment[self._source(block.path)]
         columns = block.columns(len(moment))
         moment = moment[columns, columns]
-        centred = torch.addr(moment, mean, mean, alpha=-1)
-        return centred if centred.trace() > ROUNDING * moment.trace() else torch.zeros_like(centred)
+        return centred(moment, mean)
 
     def output_gradient(self, block: Block) -> Tensor | None:
         """Second moment `[out, out]` of the gradient of what a weight, or a block of one, gives; None without any."""
@@ -84,6 +83,12 @@ class Statistics:
         if path not in self.source:
             raise LobertError(f"there are no calibration statistics of '{path}': calibrate with the model as it is")
         return self.source[path]
+
+
+def centred(moment: Tensor, mean: Tensor) -> Tensor:
+    """The covariance `[in, in]` of what has this second moment and mean; zeros where it is but rounding."""
+    covariance = torch.addr(moment, mean, mean, alpha=-1)
+    return covariance if covariance.trace() > ROUNDING * moment.trace() else torch.zeros_like(covariance)
 
 
 def save_statistics(statistics: Statistics, folder: Path) -> None:

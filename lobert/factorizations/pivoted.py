@@ -48,6 +48,9 @@ class Pivoted(Factorization):
     def scaled_rank(self, shape: Shape, size: int, default: Rank) -> Rank:
         return self.method.scaled_rank(shape, size, default)
 
+    def useful(self, shape: Shape, rank: Rank) -> Rank:
+        return self.method.useful(shape, rank)
+
     def dial_length(self, shape: Shape, default: Rank) -> int:
         return self.method.dial_length(shape, default)
 

@@ -48,6 +48,9 @@ class TensorTrain(Factorization):
             rank[link], more = grown, more - (grown - rank[link])
         return useful_rank(shape, tuple(rank))
 
+    def useful(self, shape: Shape, rank: Rank) -> Rank:
+        return useful_rank(shape, rank)
+
     def dial_length(self, shape: Shape, default: Rank) -> int:
         return sum(self.full_rank(shape)) - sum(default[:-1])
 

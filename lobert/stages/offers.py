@@ -19,6 +19,7 @@ from lobert.stages.workspace import Workspace
 from lobert.storage.artefacts import Recipe, make_folder, write_atomic
 
 OFFERS_FILE = "spectra.json"
+OFFERS_VERSION = 2  # raised when other sizes come to be on offer, or with other errors
 
 
 def make_offers(
@@ -37,13 +38,15 @@ def offers_recipe(work: Workspace, plans: Sequence[GroupPlan], start: Recipe) ->
     job = work.job
     norm = job.objective.name
     groups = [
-        {**replace(plan, heads=None).to_dict(), "rank": plan.method.candidates(plan.shape, plan.rank)} for plan in plans
+        {**replace(plan, heads=None).to_dict(), "rank": plan.method.dial(plan.shape, plan.rank, plan.method.GRID)}
+        for plan in plans
     ]
     recipe = {
         "start": start,
         "objective": asdict(job.objective),
         "calibration": None if norm == "weights" else calibration_recipe(work, start, norm, needs_gradients(job)),
         "counted": job.sizing.budget,
+        "version": OFFERS_VERSION,
         "groups": groups,
     }
     plain: Recipe = json.loads(json.dumps(recipe))

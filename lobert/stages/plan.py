@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lobert.compression.compress import CompressionReport, GroupReport, ratio, reads_tokens, stack_weights
 from lobert.compression.neurons import Narrowing
 from lobert.compression.plan import GroupPlan
-from lobert.compression.planfile import write_plan
+from lobert.compression.planfile import file_plan
 from lobert.compression.statistics import Statistics
 from lobert.encoders.patterns import across_layers
 from lobert.encoders.roles import keep_first_layers, matrix_at, own_config
@@ -49,8 +49,7 @@ def show_plan(work: Workspace) -> None:
         statistics = None if statistics is None else narrowing.statistics(statistics)
     plans = [GroupPlan.from_dict(group) for group in own_config(model).lobert["groups"]]
     errors = None if statistics is None else output_errors(dense, model, plans, statistics)
-    path = work.job.runs.parent / "plans" / f"{work.job.name}.yaml"
-    write_plan(path, plans)
+    path = file_plan(work.job.runs.parent / "plans", work.job.name, plans)
     told = [f"warning: {warning}" for warning in [*warnings, *dearer(report.groups)]]
     print_plan(report, errors, [*fewer(narrowing), *joint(plans), *touched(plans), *told], path, Console())
 
