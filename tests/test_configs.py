@@ -102,6 +102,14 @@ def test_an_axis_of_a_named_point_can_be_changed() -> None:
     assert [part.factorization for part in read.parts] == ["tucker"]
 
 
+def test_a_single_role_or_mode_needs_no_brackets() -> None:
+    plain, bracketed = (
+        job("decomp=free", f"decomp.free.roles={roles}", f"decomp.free.stack={stack}").parts
+        for roles, stack in (("query", "layer"), ("[query]", "[layer]"))
+    )
+    assert plain == bracketed
+
+
 def test_a_free_choice_stands_beside_a_named_point() -> None:
     read = job("decomp=[svd,free]", "decomp/grouping=ffn_vertical", "decomp/factorization=cp", "decomp.free.keep=0.1")
     assert [(part.name, part.keep) for part in read.parts] == [

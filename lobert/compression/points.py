@@ -30,6 +30,9 @@ def parts_from_settings(decomp: Mapping[str, Any]) -> list[Part]:
         for setting in ("keep", "neurons", "heads"):
             if decomp.get(setting) is not None and node.get(setting) is None:
                 node[setting] = decomp[setting]
+        for setting in ("roles", "stack"):  # a single one may be written without brackets
+            if isinstance(node[setting], str):
+                node[setting] = [node[setting]]
         node["name"] = node["name"] or free_name(**node)
     check_keep(keep)
     return [Part(**node) for node in nodes.values()]
