@@ -7,7 +7,7 @@ needed to rebuild the compressed skeleton.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from torch import nn
@@ -74,6 +74,11 @@ class GroupPlan:
     def from_dict(cls, data: dict[str, Any]) -> "GroupPlan":
         """Inverse of `to_dict`, also after a trip through JSON. Raises LobertError for a foreign or damaged plan."""
         try:
+            entries = {entry.name: entry.default is MISSING for entry in fields(cls)}
+            if unknown := sorted(str(name) for name in data if name not in entries):
+                raise ValueError(f"no entry '{unknown[0]}' is known: {suggest(unknown[0], entries)}")
+            if lacking := [name for name, needed in entries.items() if needed and name not in data]:
+                raise ValueError(f"it lacks '{lacking[0]}'")
             slices = tuple((Block.parse(address), tuple(index)) for address, index in data["slices"])
             changed: dict[str, Any] = {"shape": tuple(data["shape"]), "rank": tuple(data["rank"]), "slices": slices}
             if data.get("full_shape") is not None:

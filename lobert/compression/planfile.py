@@ -72,9 +72,9 @@ def read_plan(path: Path, model: PreTrainedModel) -> list[GroupPlan]:
     try:
         for plan in plans:
             check_shapes(model, plan, full=True)
+        refuse_overlaps(plans)
     except LobertError as error:
         raise LobertError(f"decomp.plan={path}: {error}") from None
-    refuse_overlaps(plans)
     return with_pairs(path, model, plans, joint)
 
 
