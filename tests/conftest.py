@@ -1,6 +1,7 @@
-"""What every test runs under: no network, no account, one thread per process."""
+"""What every test runs under: no network, no account, one thread per process, Ctrl-C as in a terminal."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 # Set before any library reads it.
@@ -12,6 +13,8 @@ import torch
 from lobert.startup import loading
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
