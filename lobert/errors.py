@@ -19,8 +19,11 @@ class TooSmall(LobertError):
     """A share of the weights that even the smallest rank exceeds; `least` is the share that this one keeps."""
 
     def __init__(self, message: str, least: float) -> None:
-        super().__init__(f"{message}, so type keep={rounded_up(least)} or more, or choose another decomp")
-        self.least = least
+        super().__init__(message, least)  # as they came: an exception is made of them again in another process
+        self.message, self.least = message, least
+
+    def __str__(self) -> str:
+        return f"{self.message}, so type keep={rounded_up(self.least)} or more, or choose another decomp"
 
 
 def rounded_up(share: float) -> str:

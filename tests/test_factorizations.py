@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -289,6 +290,7 @@ def test_a_share_that_is_too_small_names_the_smallest_possible(name: str, stack:
     default = (1,) * len(method.full_rank(shape))
     with pytest.raises(LobertError, match="too small") as caught:
         method.rank_within(stack, shape, 1e-6, default)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as between a sweep's processes
     least = float(one_sentence(caught.value).split("type keep=")[1].split()[0])
     assert method.rank_within(stack, shape, least, default) == method.scaled_rank(shape, 1, default)
     with pytest.raises(LobertError):

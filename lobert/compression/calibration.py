@@ -152,6 +152,7 @@ def checked(statistics: Statistics) -> Statistics:
 
 
 def refuse_infinite(place: str, values: Tensor) -> None:
+    """LobertError where one of the values is not finite."""
     if not values.isfinite().all():
         raise LobertError(
             f"what the model computes at '{place}' for the calibration's examples is not finite: the model is broken, "
