@@ -13,6 +13,7 @@ weights counts where it is done.
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -89,19 +90,14 @@ def multiply_adds(encoder: nn.Module, batch: int, length: int, training: bool) -
     """Of one forward of the whole encoder."""
     tokens = batch * length
     dense = sum(layer.in_features * layer.out_features for layer in encoder.modules() if isinstance(layer, nn.Linear))
-    shared = {id(layer.shared): layer for layer in factored(encoder)}.values()
     attention = sum(2 * tokens * length * layer.attention.self.all_head_size for layer in encoder.layer)
-    return tokens * dense + sum(joint_cost(layer, tokens, training) for layer in shared) + attention
+    return tokens * dense + of_groups(factored(encoder), tokens, training) + attention
 
 
-def joint_cost(layer: FactoredLinear, tokens: int, training: bool) -> int:
-    """Of all layers together that share this one's input."""
-    sharers, group = layer.shared.size, layer.group
-    way = group.way(tokens, training, sharers)
-    if not way.merges:
-        return way.path.multiply_adds
-    forming = way.path.multiply_adds if training else 0
-    return forming + sharers * tokens * layer.in_features * layer.out_features
+def of_groups(layers: Sequence[FactoredLinear], tokens: int, training: bool) -> int:
+    """Of all groups that these layers are slices of."""
+    groups = {id(layer.group): layer for layer in layers}.values()
+    return sum(layer.group.way(tokens, training, layer.shared.size).multiply_adds for layer in groups)
 
 
 # ---- one setting ----
@@ -109,12 +105,13 @@ def joint_cost(layer: FactoredLinear, tokens: int, training: bool) -> int:
 
 def rebuilt(layers: Sequence[FactoredLinear], call: Call) -> object:
     """The call with every weight merged, and formed in this very call."""
-    before = [(layer.group.evaluation, layer._merged) for layer in layers]
-    for layer in layers:
-        layer.group.evaluation, layer._merged = "merge", None
+    groups = {id(layer.group): layer.group for layer in layers}.values()
+    before = [(group.evaluation, group.formed) for group in groups]
+    for group in groups:
+        group.evaluation, group.formed = "merge", copy(group.formed)  # a copy has nothing kept
     result = call()
-    for layer, (evaluation, kept) in zip(layers, before, strict=True):
-        layer.group.evaluation, layer._merged = evaluation, kept
+    for group, (evaluation, formed) in zip(groups, before, strict=True):
+        group.evaluation, group.formed = evaluation, formed
     return result
 
 
@@ -157,9 +154,9 @@ def projections(chosen: argparse.Namespace, x: Tensor) -> Row:
     encoders = (dense_encoder(chosen).to(x.device), compressed_encoder(chosen, "falcon_layer").to(x.device))
     linears = [projections_of(encoder) for encoder in encoders]
     calls = [partial(together, layers, x) for layers in linears]
-    first = linears[1][0][0]
     tokens = x.shape[0] * x.shape[1]
-    macs = joint_cost(first, tokens, training=False) / (3 * tokens * chosen.hidden**2)
+    dense = chosen.layers * 3 * tokens * chosen.hidden**2
+    macs = of_groups(factored(encoders[1]), tokens, training=False) / dense
     ratio = median(b / a for a, b in seconds(calls, chosen.rounds, x.device))
     return Row("Q, K, V: falcon_layer", x.shape[0], x.shape[1], False, macs, ratio, None)
 

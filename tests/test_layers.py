@@ -1,6 +1,7 @@
 """Laws of the compressed layers: each is its slice of the dense tensor, gradients included, however it is evaluated."""
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -117,13 +118,15 @@ def test_multiply_adds_per_token(name: str, stack: str, shape: Shape, evaluation
 @pytest.mark.parametrize("tokens", [1, 10, 1000])
 @pytest.mark.parametrize(("name", "stack", "shape"), CASES)
 def test_auto_takes_the_cheaper_way(name: str, stack: str, shape: Shape, tokens: int) -> None:
-    """In training the weight is formed in every step; in evaluation only the product counts."""
+    """Of all slices together. What no token enters is formed in every pass in training, and kept in evaluation."""
     for step in range(6):
         group = make_group("auto", name, stack, shape, step)
-        product = tokens * shape[-2] * shape[-1]
-        through = group.contract_path(tokens).multiply_adds
-        assert group.merges(tokens, training=False) == (product < through)
-        assert group.merges(tokens, training=True) == (product + group.merge_path().multiply_adds < through)
+        products = tokens * math.prod(shape) // group.sizes.get("s", 1)  # roles that read inputs of their own
+        kept, formed = (group.contract_path(tokens, training) for training in (False, True))
+        assert group.merges(tokens, training=False) == (products < kept.running)
+        assert group.merges(tokens, training=True) == (
+            products + group.merge_path().multiply_adds < formed.running + formed.forming
+        )
 
 
 # ---- the kept weight ----
@@ -196,15 +199,20 @@ def test_what_is_kept_follows_the_factors(change: Callable[[FactorGroup], None],
         torch.testing.assert_close(layer(x), 2 * before)
 
 
-def test_the_weight_is_formed_once_for_many_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = last_slice(make_group(*MERGED))
-    formed: list[tuple[int, ...]] = []
-    form = layer.group.weight
-    monkeypatch.setattr(layer.group, "weight", lambda index: formed.append(index) or form(index))
+@pytest.mark.parametrize("evaluation", ["contract", "merge"])
+@pytest.mark.parametrize(("name", "stack", "shape"), CASES)
+def test_what_needs_no_tokens_is_formed_once_for_many_forwards(
+    name: str, stack: str, shape: Shape, evaluation: Evaluation
+) -> None:
+    layer = last_slice(make_group(evaluation, name, stack, shape))
+    assert len({id(matrix) for _ in range(3) for matrix in formed(layer)}) == len(formed(layer))
+
+
+def formed(layer: FactoredLinear) -> list[Tensor]:
+    """What the layer goes on with in evaluation."""
     with torch.no_grad():
-        for _ in range(3):
-            layer(torch.randn(2, layer.in_features, dtype=torch.float64))
-    assert formed == [layer.index]
+        layer(torch.randn(2, layer.in_features, dtype=torch.float64))
+        return layer.group.operands(layer.group.way(2, False, 1), layer.index)
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)

@@ -16,10 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lobert.compression.compress import compress_model, linear_macs
 from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
-from lobert.factorizations.contraction import Path
 from lobert.factorizations.product import product
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup, Way
 from lobert.layers.lookup import FactoredEmbedding
 from lobert.layers.sharing import SharedInput
 
@@ -234,37 +233,87 @@ def attention(name: str, evaluation: Evaluation = "auto") -> nn.Module:
     return model.bert.encoder.layer[0].attention.self
 
 
+STACKED = [
+    "falcon_layer",
+    "falcon_4d",
+    "falcon_vertical",
+    "tucker_layer",
+    "tucker_4d",
+    "tucker_vertical",
+    "tt_4d",
+    "cp_4d",
+]
+
+
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
-@pytest.mark.parametrize("name", ["falcon_layer", "falcon_4d", "tucker_layer", "tucker_4d", "svd", "tucker_vertical"])
+@pytest.mark.parametrize("name", ["svd", *STACKED])
 def test_the_products_counted_are_those_predicted(name: str, evaluation: Evaluation) -> None:
-    """torch counts the matrix products; scaling by a few numbers is none."""
-    block, x = attention(name, evaluation), attention_inputs()
-    layers = [block.get_submodule(role) for role in NAMES]
-    tokens, group, size = 16, layers[0].group, layers[0].shared.size
-    assert size == (3 if "s" in group.stack else 1)
+    """In a pass through all layers. torch counts the matrix products; scaling by a few numbers is none."""
+    model, x, tokens = tiny_bert(), attention_inputs(), 16
+    compress_model(model, make_plan(model, point(name), evaluation))
+    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+    groups = {id(layer.group): layer for layer in layers}.values()
     for training in (False, True):
         with torch.set_grad_enabled(training):
-            for layer in layers:
-                layer(x)  # a merged weight is formed by now, and kept in evaluation
+            attend(model, x)  # what is kept in evaluation is formed by now
             with FlopCounterMode(display=False) as counter:
-                for layer in layers:
-                    layer(x)
-        way = group.way(tokens, training, size)
-        matrices, scalings = step_costs(way.path, {**group.sizes, "n": tokens}, size)
-        assert matrices + scalings == way.path.multiply_adds
-        product = size * tokens * group.sizes["o"] * group.sizes["i"] if way.merges else 0
-        formed = matrices if training or not way.merges else 0
-        assert counter.get_total_flops() == 2 * (product + formed) * (3 // size)
+                attend(model, x)
+        expected = 0
+        for layer in groups:
+            group, size = layer.group, layer.shared.size
+            assert size == (3 if "s" in group.stack else 1)
+            way = group.way(tokens, training, size)
+            matrices, scalings = step_costs(way, {**group.sizes, "n": tokens}, group.inputs, size, training)
+            products = group.inputs * size * tokens * group.sizes["o"] * group.sizes["i"] if way.merges else 0
+            assert matrices + scalings + products == way.multiply_adds
+            expected += matrices + products
+        assert counter.get_total_flops() == 2 * expected
 
 
-def step_costs(path: Path, sizes: dict[str, int], sharers: int) -> tuple[int, int]:
-    """Multiply-adds of a path, for all sharers: of matrix products, and of steps that only scale one operand."""
+def attend(model: nn.Module, x: Tensor) -> None:
+    """Queries, keys and values of all layers, of an input of each layer's own."""
+    for number, layer in enumerate(model.bert.encoder.layer):
+        own = x + number
+        for role in NAMES:
+            layer.attention.self.get_submodule(role)(own)
+
+
+def step_costs(way: Way, sizes: dict[str, int], inputs: int, sharers: int, training: bool) -> tuple[int, int]:
+    """Multiply-adds of all slices' steps: of matrix products, and of steps that only scale one operand."""
     costs = [0, 0]
-    for number, (_, _, equation) in enumerate(path.steps):
-        first, second = map(set, equation.split("->")[0].split(","))
-        times = 1 if number in path.common else sharers
-        costs[first <= second or second <= first] += times * math.prod(sizes[letter] for letter in first | second)
+    for _, _, equation in way.halves.joint.steps if training else ():
+        costs[scales(equation)] += math.prod(sizes[letter] for letter in letters_of(equation))
+    for number, (_, _, equation) in enumerate(way.halves.each.steps):
+        times = inputs * (1 if number in way.halves.each.common else sharers)
+        costs[scales(equation)] += times * math.prod(sizes[letter] for letter in letters_of(equation))
     return costs[0], costs[1]
+
+
+def letters_of(equation: str) -> set[str]:
+    return set(equation.split("->")[0].replace(",", ""))
+
+
+def scales(equation: str) -> bool:
+    """Whether all letters of one operand are letters of the other, or none is summed over."""
+    inputs, output = equation.split("->")
+    first, second = map(set, inputs.split(","))
+    return first <= second or second <= first or not first & second - set(output)
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_gradients_of_all_layers_form_no_zeros(name: str) -> None:
+    """A slice taken out of the factors by itself would fill a gradient of all of them with zeros."""
+    model = tiny_bert()
+    compress_model(model, make_plan(model, point(name)))
+    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+    output = sum(layer(attention_inputs()).sum() for layer in layers)
+    kinds, waiting = set[str](), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        kinds.add(type(node).__name__)
+        waiting += [following for following, _ in node.next_functions if following is not None]
+    assert "UnbindBackward0" in kinds
+    assert not {"SelectBackward0", "SliceBackward0", "IndexBackward0"} & kinds
 
 
 @pytest.mark.parametrize("name", ["falcon_layer", "falcon_4d"])
@@ -280,13 +329,13 @@ def test_tucker_projects_the_input_once() -> None:
     """By hand, at ranks (2, 24, 24) and 16 tokens: input, core with output once, both, then two numbers per role."""
     block = attention("tucker_layer", "contract")
     tokens, rank, width = 16, 24, 48
-    path = block.query.group.contract_path(tokens, 3)
+    path = block.query.group.contract_path(tokens, True, 3)
     joined = tokens * rank * width + min(
         2 * rank * rank * width + tokens * 2 * rank * width,  # the core is merged with the output factor
         tokens * 2 * rank * rank + tokens * 2 * rank * width,
     )
     assert path.multiply_adds == joined + tokens * 2 * 3 * width
-    assert path.multiply_adds < 3 * block.query.group.contract_path(tokens).multiply_adds
+    assert path.multiply_adds < 3 * block.query.group.contract_path(tokens, True).multiply_adds
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -341,7 +390,8 @@ def test_a_checkpointed_block_of_some_readers_can_go_backward_twice(readers: int
     "equation",
     [
         "ri,ni->nr", "ro,nr->no", "roi,ni->nro", "ro,nro->no", "r,nro->no", "a,nao->no", "acd,nd->nac", "acd,co->ado",
-        "ro,ri->oi", "ro,roi->oi", "nr,ro->no", "ni,oi->on", "ro,ri->roi", ",no->no", "ab,abno->no", "rb,nro->bno",
+        "ro,ri->oi", "ro,roi->oi", "nr,ro->no", "ni,oi->on", "ro,ri->roi", "ro,ir->roi", ",no->no", "ab,abno->no",
+        "rb,nro->bno",
     ],
 )  # fmt: skip
 def test_a_product_is_its_einsum(equation: str, bias: bool, size: int) -> None:

@@ -5,7 +5,7 @@ and a path that merges the factors first are points of the same search.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,33 +14,77 @@ from torch import Tensor
 from lobert.factorizations.product import product
 
 Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
+Step = tuple[int, int, str]
+TOKENS = "n"
 
 
 @dataclass(frozen=True)
 class Path:
     """Pairwise steps `(left, right, equation)`: both operands leave the list and the result goes to its end.
 
-    `common` are the numbers of the steps whose results are the same for all slices of a joint product.
+    Attributes:
+        forming: multiply-adds of the steps that no token takes part in.
+        running: those of the others.
+        reading: numbers that these read of operands without tokens.
+        common: numbers of the steps whose results are the same for all slices that read one input.
     """
 
-    steps: tuple[tuple[int, int, str], ...]
-    multiply_adds: int
+    steps: tuple[Step, ...]
+    forming: int = 0
+    running: int = 0
+    reading: int = 0
     common: frozenset[int] = frozenset()
 
-    def sliced(self, letter: str) -> "Path":
-        """The same steps for one index of `letter`; those it does not occur in are common to all indices."""
-        common = frozenset(number for number, (*_, equation) in enumerate(self.steps) if letter not in equation)
-        steps = tuple((left, right, equation.replace(letter, "")) for left, right, equation in self.steps)
-        return Path(steps, self.multiply_adds, common)
+    @property
+    def multiply_adds(self) -> int:
+        return self.forming + self.running
+
+    def without(self, letters: str) -> "Path":
+        """The same steps where operands lack these letters; it has no costs."""
+        return Path(
+            tuple(
+                (left, right, equation.translate(dict.fromkeys(map(ord, letters))))
+                for left, right, equation in self.steps
+            )
+        )
+
+    def preceded(self, step: Step, sizes: dict[str, int]) -> "Path":
+        """The same with one step before."""
+        terms = step[2].split("->")[0].split(",")
+        cost = math.prod(sizes[letter] for letter in set("".join(terms)))
+        if TOKENS not in step[2]:
+            return Path((step, *self.steps), self.forming + cost, self.running, self.reading)
+        read = sum(math.prod(sizes[letter] for letter in term) for term in terms if TOKENS not in term)
+        return Path((step, *self.steps), self.forming, self.running + cost, self.reading + read)
+
+
+Cost = Callable[[Path], int]
+
+
+def once(path: Path) -> int:
+    """The cost of a path that is gone through once, all of it."""
+    return path.multiply_adds
+
+
+def again(path: Path) -> int:
+    """The cost of a path to go through again: what takes no tokens is kept, and read."""
+    return path.running + path.reading
 
 
 def contract(
-    path: Path, operands: Sequence[Tensor], results: dict[int, Tensor] | None = None, bias: Tensor | None = None
+    path: Path, operands: Iterable[Tensor], results: dict[int, Tensor] | None = None, bias: Tensor | None = None
 ) -> Tensor:
     """Run the operands through the path; `bias` is added to the last mode of the outcome.
 
     `results` holds what common steps gave before, by number: those are not computed again, and missing ones are added.
     """
+    return run(path, operands, results, bias)[0]
+
+
+def run(
+    path: Path, operands: Iterable[Tensor], results: dict[int, Tensor] | None = None, bias: Tensor | None = None
+) -> list[Tensor]:
+    """As `contract`, for a path that may leave several operands."""
     pool = list(operands)
     for number, (left, right, equation) in enumerate(path.steps):
         second, first = pool.pop(right), pool.pop(left)
@@ -50,7 +94,12 @@ def contract(
             if results is not None and number in path.common:
                 results[number] = result
         pool.append(result)
-    return pool[0]
+    return pool
+
+
+def leading(term: str, letters: str) -> str:
+    """The term with those of some letters that it has in front, in their order."""
+    return "".join(sorted(term, key=lambda letter: letters.find(letter) % (len(letters) + 1)))
 
 
 def dense_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> Path:
@@ -66,32 +115,25 @@ def dense_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def cheapest_path(terms: tuple[str, ...], output: str, sizes: Sizes, may_merge: bool = True) -> Path:
-    """The order with the fewest multiply-adds; without `may_merge`, no step forms `[o, i]` from factors alone."""
+def cheapest_path(terms: tuple[str, ...], output: str, sizes: Sizes, may_merge: bool = True, cost: Cost = once) -> Path:
+    """The order of the least cost; without `may_merge`, no step forms `[o, i]` from factors alone."""
     if len(terms) == 1:
-        return Path((), 0)
-    candidates = [
-        extended
-        for left in range(len(terms))
-        for right in range(left + 1, len(terms))
-        if (extended := first_step(terms, (left, right), output, sizes, may_merge)) is not None
-    ]
-    return min(candidates, key=lambda path: path.multiply_adds)
+        return Path(())
+    pairs = [(left, right) for left in range(len(terms)) for right in range(left + 1, len(terms))]
+    paths = [first_step(terms, pair, output, sizes, may_merge, cost) for pair in pairs]
+    return min((path for path in paths if path is not None), key=cost)
 
 
 def first_step(
-    terms: tuple[str, ...], pair: tuple[int, int], output: str, sizes: Sizes, may_merge: bool
+    terms: tuple[str, ...], pair: tuple[int, int], output: str, sizes: Sizes, may_merge: bool, cost: Cost
 ) -> Path | None:
     """The cheapest path that begins with this pair, or None where that step merges and may not."""
     left, right = terms[pair[0]], terms[pair[1]]
     rest = tuple(term for index, term in enumerate(terms) if index not in pair)
     needed = set(output).union(*rest)
-    tokens_first = sorted(dict.fromkeys(left + right), key=lambda letter: letter != "n")  # rows stay rows in memory
-    union = "".join(tokens_first)
+    union = leading("".join(dict.fromkeys(left + right)), TOKENS)  # rows stay rows in memory
     result = output if not rest else "".join(letter for letter in union if letter in needed)
-    if not may_merge and {"o", "i"} <= set(result) and "n" not in union:
+    if not may_merge and {"o", "i"} <= set(result) and TOKENS not in union:
         return None
-    size = dict(sizes)
-    cost = math.prod(size[letter] for letter in union)
-    tail = cheapest_path((*rest, result), output, sizes, may_merge)
-    return Path(((*pair, f"{left},{right}->{result}"), *tail.steps), cost + tail.multiply_adds)
+    tail = cheapest_path((*rest, result), output, sizes, may_merge, cost)
+    return tail.preceded((*pair, f"{left},{right}->{result}"), dict(sizes))

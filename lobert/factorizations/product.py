@@ -55,7 +55,7 @@ def product(equation: str, first: Tensor, second: Tensor, bias: Tensor | None = 
 
 
 @lru_cache(maxsize=4096)
-def ways_of(equation: str) -> tuple["WeightedSum | None", "MatrixProduct | Overlap | None"]:
+def ways_of(equation: str) -> tuple["WeightedSum | None", "MatrixProduct | Overlap | Spread | None"]:
     """The ways to compute this equation other than by torch.einsum: with few summed terms, and with many."""
     inputs, output = equation.split("->")
     a, b = inputs.split(",")
@@ -65,7 +65,14 @@ def ways_of(equation: str) -> tuple["WeightedSum | None", "MatrixProduct | Overl
     weighted_sum = WeightedSum(pair) if pair.within else None
     if not pair.batched:
         return weighted_sum, MatrixProduct(pair)
-    return weighted_sum, Overlap(pair) if set(a) == set(b) else None
+    if set(a) == set(b):
+        return weighted_sum, Overlap(pair)
+    return weighted_sum, None if pair.summed else Spread(pair)
+
+
+def is_matrix_product(equation: str) -> bool:
+    """Whether this equation is one product of two matrices."""
+    return isinstance(ways_of(equation)[1], MatrixProduct)
 
 
 def added(result: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,6 +147,21 @@ class Overlap:
     def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
         summed = (first * ordered(second, self.order)).sum(self.dims)
         return added(ordered(summed, self.output_order), bias)
+
+
+class Spread:
+    """The product entry by entry of two operands that both lack letters of the output, without sums."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.orders = [order(term, "".join(c for c in pair.output if c in term)) for term in (pair.a, pair.b)]
+        self.spreads = [tuple(slice(None) if c in term else None for c in pair.output) for term in (pair.a, pair.b)]
+
+    def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+        first, second = (
+            ordered(operand, permutation)[spread]
+            for operand, permutation, spread in zip((first, second), self.orders, self.spreads, strict=True)
+        )
+        return added(first * second, bias)
 
 
 class MatrixProduct:

@@ -6,7 +6,9 @@ has one key in the state_dict and copying, moving and loading the model keep the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,11 +16,14 @@ from torch import Tensor, nn
 
 from lobert.factorizations import Bond, Factorization, Rank, Shape
 from lobert.factorizations.base import rank_letters
-from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.factorizations.contraction import TOKENS, Path, again, cheapest_path, contract, once, run
 from lobert.factorizations.pivoted import balanced
+from lobert.factorizations.product import is_matrix_product
+from lobert.layers.formed import Formed, stands_alone
+from lobert.layers.halves import Halves, halves
 from lobert.layers.heads import HeadFrame
 from lobert.layers.pivots import Pivots
-from lobert.layers.sharing import states
+from lobert.layers.sharing import Index, precision, states
 
 Evaluation = Literal["auto", "contract", "merge"]
 EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")
@@ -27,10 +32,16 @@ MOST_WAYS = 4096
 
 
 class Way(NamedTuple):
-    """How one slice gets its product: through the factors, or by a merged weight that the path forms."""
+    """How the slices get their products: through the factors, or by merged weights.
+
+    Attributes:
+        multiply_adds: of one pass of as many tokens through all slices; in evaluation without what is formed once.
+        halves: what to form for all slices, and how each goes on with it, and with its input where it does not merge.
+    """
 
     merges: bool
-    path: Path
+    multiply_adds: int
+    halves: Halves
 
 
 class FactorGroup(nn.Module):
@@ -57,14 +68,14 @@ class FactorGroup(nn.Module):
         self.folded = self.spares  # whether the numbers that bonds and heads spare are left out of the factors
         self.pivots = nn.ModuleDict({str(bond.factor): Pivots(*shapes[bond.factor]) for bond in self.bonds})
         self.terms = self.equation.split("->")[0].split(",")
-        self.role = "s" if "s" in stack else ""
+        self.role, self.layer = ("s" if "s" in stack else ""), ("l" if "l" in stack else "")
         self.sizes = {
             c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
         }
         self.ones = spare_letters(self.terms, [c for c in rank_letters(self.equation) if self.sizes[c] == 1])
-        self.layer_terms = tuple(without(term, "l" + self.ones) for term in self.terms)
-        self._picks: dict[tuple[int, ...], list[tuple[int | slice, ...] | None]] = {}
-        self._views: dict[tuple[int, ...], tuple[list[int], list[Tensor]]] = {}  # of slices, and where factors were
+        self.needed_terms = tuple(without(term, self.ones) for term in self.terms)
+        self.inputs = math.prod(shape[:-2]) // self.sizes.get("s", 1)  # of all slices, where roles share theirs
+        self.formed = Formed(stack, math.prod(shape[:-2]))
         self._whole: tuple[tuple[object, ...], list[Tensor]] | None = None
         self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
@@ -158,73 +169,111 @@ class FactorGroup(nn.Module):
             factors[bond.factor] = self._pivots(bond)(factors[bond.factor])
         return factors
 
-    def slice_factors(self, index: tuple[int, ...]) -> list[Tensor]:
-        """The factors of the slice `T[index]`: stack letters indexed away, and ranks of 1 that are in no way needed."""
-        if index not in self._picks:
-            position = dict(zip(self.stack, index, strict=True)) | dict.fromkeys(self.ones, 0)
-            self._picks[index] = [
-                tuple(position.get(letter, slice(None)) for letter in term) if position.keys() & set(term) else None
-                for term in self.terms
-            ]
-        factors, picks = self.whole_factors(), self._picks[index]
-        if torch.is_grad_enabled():
-            return picked(factors, picks)
-        places = [factor.data_ptr() for factor in factors]
-        kept = self._views.get(index)
-        if kept is None or kept[0] != places:
-            kept = self._views[index] = places, picked(factors, picks)
-        return kept[1]
+    def needed_factors(self) -> list[Tensor]:
+        """The factors without ranks of 1 that are in no way needed."""
+        factors = self.whole_factors()
+        if not self.ones:
+            return factors
+        dims = [tuple(place for place, letter in enumerate(term) if letter in self.ones) for term in self.terms]
+        return [factor.squeeze(dim) if dim else factor for factor, dim in zip(factors, dims, strict=True)]
+
+    def slice_factors(self, index: Index) -> list[Tensor]:
+        """The same of the slice `T[index]`: stack letters indexed away."""
+        position = dict(zip(self.stack, index, strict=True))
+        return [
+            factor[tuple(position.get(letter, slice(None)) for letter in term)]
+            if position.keys() & set(term)
+            else factor
+            for factor, term in zip(self.needed_factors(), self.needed_terms, strict=True)
+        ]
+
+    def operands(self, way: Way, index: Index) -> list[Tensor]:
+        """What a slice has of the factors, formed as far as the way has it for all slices together."""
+        joint, terms, _ = way.halves
+        training = torch.is_grad_enabled()
+        if training:
+            self.formed.drop_kept()
+        if not joint.steps and not self.stack:
+            return self.needed_factors()
+        if training and stands_alone():
+            return run(joint.without(self.stack), self.slice_factors(index))
+        state = states(self.tensors())
+        if not training:
+            return self.formed.in_evaluation(index, joint, state, terms, partial(self._form_to_keep, joint))
+        key = joint, state, precision(self.tensors()[0].device.type)
+        return self.formed.in_training(index, key, terms, lambda: run(joint, self.needed_factors()))
+
+    def _form_to_keep(self, joint: Path) -> list[Tensor]:
+        """In the factors' own precision."""
+        with torch.autocast(self.tensors()[0].device.type, enabled=False):
+            return run(joint, self.needed_factors())
 
     def tensors(self) -> list[nn.Parameter]:
         """What is kept of the factors. Walking through the ParameterList itself takes as long as a small product."""
         return [*self._modules["factors"]._parameters.values()]  # type: ignore[union-attr]
 
-    def weight(self, index: tuple[int, ...]) -> Tensor:
+    def weight(self, index: Index) -> Tensor:
         """The dense weight `[out, in]` of one slice, differentiable."""
-        return contract(self.merge_path().sliced("s"), self.slice_factors(index))
+        return contract(self.merge_path().without(self.stack), self.slice_factors(index))
 
-    def contract_path(self, tokens: int, sharers: int = 1) -> Path:
-        """Cheapest order that runs `tokens` inputs through the factors of `sharers` slices that differ in role."""
-        terms, output = (*self.layer_terms, "ni"), self.role + "no"
-        return cheapest_path(terms, output, self._path_sizes(sharers, tokens), may_merge=False)
+    def contract_path(self, tokens: int, training: bool, sharers: int = 1) -> Path:
+        """Cheapest order that runs `tokens` inputs each through the factors of all slices.
+
+        `sharers` of them, which differ in role, read one and the same input.
+        """
+        terms, output = (*self.needed_terms, TOKENS + self.layer + "i"), self.role + TOKENS + self.layer + "o"
+        sizes, cost = self._path_sizes(sharers, tokens), once if training else again
+        return cheapest_path(terms, output, sizes, may_merge=False, cost=cost)
 
     def merge_path(self, sharers: int = 1) -> Path:
-        """Cheapest order that forms the weights of `sharers` slices that differ in role."""
-        return cheapest_path(self.layer_terms, self.role + "oi", self._path_sizes(sharers))
+        """Cheapest order that forms the weights of all slices."""
+        return cheapest_path(self.needed_terms, self.stack + "oi", self._path_sizes(sharers))
 
     def _path_sizes(self, sharers: int, tokens: int = 1) -> tuple[tuple[str, int], ...]:
-        return tuple(sorted({**self.sizes, "s": sharers, "n": tokens}.items()))
+        return tuple(sorted({**self.sizes, "s": sharers, TOKENS: tokens}.items()))
 
     def merges(self, tokens: int, training: bool, sharers: int = 1) -> bool:
         """Whether merged weights cost fewer multiply-adds for this many tokens, read by `sharers` slices.
 
-        In training the weights have to be formed in every step; in evaluation they are formed once and kept.
+        In training the weights have to be formed in every pass; in evaluation what no token enters is kept.
         """
         if self.evaluation != "auto":
             return self.evaluation == "merge"
-        dense = sharers * tokens * self.sizes["o"] * self.sizes["i"]
-        forming = self.merge_path(sharers).multiply_adds if training else 0
-        return forming + dense < self.contract_path(tokens, sharers).multiply_adds
+        return self._cost(tokens, training, sharers, True) < self._cost(tokens, training, sharers, False)
+
+    def _cost(self, tokens: int, training: bool, sharers: int, merged: bool) -> int:
+        """Multiply-adds of a pass through all slices."""
+        path = self.merge_path(sharers) if merged else self.contract_path(tokens, training, sharers)
+        products = self.inputs * sharers * tokens * self.sizes["o"] * self.sizes["i"] if merged else path.running
+        return products + (path.forming if training else 0)
 
     def way(self, tokens: int, training: bool, sharers: int) -> Way:
-        """How a slice gets its product, remembered for every size of batch."""
+        """How the slices get their products, remembered for every size of batch."""
         asked = (self.evaluation, tokens, training, sharers)
         if asked not in self._ways:
             merges = self.merges(tokens, training, sharers)
-            path = self.merge_path(sharers) if merges else self.contract_path(tokens, sharers)
+            path = self.merge_path(sharers) if merges else self.contract_path(tokens, training, sharers)
+            terms = self.needed_terms if merges else (*self.needed_terms, TOKENS + self.layer + "i")
+            parted = halves(path, terms, self.stack, self._joins_in_training if training else lambda _: True)
             if len(self._ways) == MOST_WAYS:
                 self._ways.clear()
-            self._ways[asked] = Way(merges, path.sliced("s"))
+            self._ways[asked] = Way(merges, self._cost(tokens, training, sharers, merges), parted)
         return self._ways[asked]
+
+    def _joins_in_training(self, equation: str) -> bool:
+        """Whether a step is for all slices together: one product of matrices, or else the same for all layers.
+
+        Others take no more time slice by slice, and then their results are in the cache where they are needed.
+        """
+        return is_matrix_product(equation) or (bool(self.layer) and self.layer not in equation)
 
     def macs_per_token(self, sharers: int = 1) -> int:
         """Multiply-adds of `sharers` slices together per token in evaluation, in a large batch."""
-        if self.merges(LARGE_BATCH, training=False, sharers=sharers):
-            return sharers * self.sizes["o"] * self.sizes["i"]
-        return round(self.contract_path(LARGE_BATCH, sharers).multiply_adds / LARGE_BATCH)
+        merges = self.merges(LARGE_BATCH, False, sharers)
+        return round(self._cost(LARGE_BATCH, False, sharers, merges) / (self.inputs * LARGE_BATCH))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_ways": {}, "_views": {}, "_whole": None}
+        return {**self.__dict__, "_ways": {}, "_whole": None}
 
     def extra_repr(self) -> str:
         return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
@@ -241,8 +290,3 @@ def spare_letters(terms: Sequence[str], letters: Iterable[str]) -> str:
 
 def without(term: str, letters: str) -> str:
     return "".join(letter for letter in term if letter not in letters)
-
-
-def picked(factors: Sequence[Tensor], picks: Sequence[tuple[int | slice, ...] | None]) -> list[Tensor]:
-    """The part of each factor that its pick names."""
-    return [factor if pick is None else factor[pick] for factor, pick in zip(factors, picks, strict=True)]

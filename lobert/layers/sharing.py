@@ -32,10 +32,13 @@ def version(tensor: Tensor) -> int:
 
 def modes(x: Tensor) -> tuple[object, ...]:
     """The switches of torch on which the products of `x` depend."""
-    kind = x.device.type
+    return x.requires_grad, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), precision(x.device.type)
+
+
+def precision(kind: str) -> torch.dtype | None:
+    """That of matrix products on a kind of device, where autocast decides it."""
     autocast = knows_autocast(kind) and torch.is_autocast_enabled(kind)
-    precision = torch.get_autocast_dtype(kind) if autocast else None
-    return x.requires_grad, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), precision
+    return torch.get_autocast_dtype(kind) if autocast else None
 
 
 @lru_cache
