@@ -20,6 +20,7 @@ from lobert.encoders.naming import set_roles
 from lobert.encoders.roles import replace_module
 from lobert.errors import LobertError
 from lobert.layers.blocklinear import BlockLinear
+from lobert.layers.chunks import take_whole
 from lobert.layers.factored import FactoredLinear
 from lobert.layers.lookup import FactoredEmbedding, dense_embedding
 
@@ -130,6 +131,7 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     for kind in (BlockLinear, FactoredLinear, FactoredEmbedding):  # the whole before its blocks, which go with it
         for path, layer in [(path, layer) for path, layer in model.named_modules() if isinstance(layer, kind)]:
             replace_module(model, path, dense_module(layer))
+    take_whole(model)
     delattr(model, BANK)
     del model.config.lobert
     return model

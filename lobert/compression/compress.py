@@ -31,6 +31,7 @@ from lobert.errors import LobertError
 from lobert.factorizations import reconstruct
 from lobert.layers.blocklinear import assembled
 from lobert.layers.blocks import Block
+from lobert.layers.chunks import take_chunks
 from lobert.layers.factored import FactoredLinear
 from lobert.layers.group import LARGE_BATCH, FactorGroup
 from lobert.layers.lookup import FactoredEmbedding
@@ -171,6 +172,7 @@ def install_skeleton(model: PreTrainedModel, plans: Sequence[GroupPlan]) -> nn.M
                 layers.setdefault(block.path, {})[block] = layer
     for path, factored in layers.items():
         replace_module(model, path, assembled(linear_at(model, path), factored))
+    take_chunks(model)
     setattr(model, BANK, bank)
     own_config(model).lobert = {"version": 1, "groups": [plan.to_dict() for plan in plans]}
     return bank
