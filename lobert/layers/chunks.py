@@ -4,6 +4,8 @@ Their intermediate values are the largest there are, four times the hidden size 
 leave every cache, and the memory for them is asked of the system, and cleared by it, in every layer anew.
 """
 
+from inspect import signature
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ class Chunked:
 
     A batch stays whole where gradients are wanted, on other devices, and where hooks wait for it in the layer.
     """
+
+    __signature__ = signature(lambda x: x)  # transformers asks in every pass, and to find out takes a while
 
     def __init__(self, layer: nn.Module, method: str) -> None:
         self.layer, self.method = layer, method

@@ -40,7 +40,9 @@ class FactoredLinear(nn.Module):
         tokens = x.numel() // self.in_features
         way = self.group.way(tokens, torch.is_grad_enabled(), self.shared.size)
         operands, path = self.group.operands(way, self.index), way.halves.each
-        results = self.shared.results(x, self.index, self.group.tensors(), path)
+        if not path.steps:
+            return nn.functional.linear(x, operands[0], bias)
+        results = self.shared.results(x, self.index, self.group.tensors, path)
         if way.merges:
             return nn.functional.linear(x, contract(path, operands, results), bias)
         y = contract(path, [*operands, x.reshape(tokens, self.in_features)], results, bias)

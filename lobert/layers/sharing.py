@@ -5,7 +5,7 @@ Q, K and V of a layer are called one after another with the same tensor. In `rso
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -86,11 +86,11 @@ class SharedInput:
         self._results = Results(self)
         self._served: set[Index] = set()
 
-    def results(self, x: Tensor, index: Index, factors: Iterable[Tensor], path: Path) -> Results | None:
+    def results(self, x: Tensor, index: Index, factors: Callable[[], Iterable[Tensor]], path: Path) -> Results | None:
         """The common results so far, for the slice `index` to use and to add to; None where there are none to share."""
         if self.size == 1 or not path.common:
             return None
-        key = (path, version(x), modes(x), states(factors))
+        key = (path, version(x), modes(x), states(factors()))
         if x is not self._input or key != self._key or index in self._served:
             self.forget()
             self._input, self._key = x, key
