@@ -100,7 +100,7 @@ def multiply_adds(encoder: nn.Module, batch: int, length: int, training: bool) -
 def of_groups(layers: Sequence[FactoredLinear], tokens: int, training: bool) -> int:
     """Of all groups that these layers are slices of."""
     groups = {id(layer.group): layer for layer in layers}.values()
-    return sum(layer.group.way(tokens, training, layer.shared.size).multiply_adds for layer in groups)
+    return sum(layer.group.ways.way(tokens, training, layer.shared.size).multiply_adds for layer in groups)
 
 
 # ---- one setting ----
@@ -109,12 +109,12 @@ def of_groups(layers: Sequence[FactoredLinear], tokens: int, training: bool) -> 
 def rebuilt(layers: Sequence[FactoredLinear], call: Call) -> object:
     """The call with every weight merged, and formed in this very call."""
     groups = {id(layer.group): layer.group for layer in layers}.values()
-    before = [(group.evaluation, group.formed) for group in groups]
+    before = [(group.ways.evaluation, group.formed) for group in groups]
     for group in groups:
-        group.evaluation, group.formed = "merge", copy(group.formed)  # a copy has nothing kept
+        group.ways.evaluation, group.formed = "merge", copy(group.formed)  # a copy has nothing kept
     result = call()
     for group, (evaluation, formed) in zip(groups, before, strict=True):
-        group.evaluation, group.formed = evaluation, formed
+        group.ways.evaluation, group.formed = evaluation, formed
     return result
 
 

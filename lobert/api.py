@@ -29,8 +29,8 @@ from lobert.distill.knowledge import Batch
 from lobert.encoders.roles import chooses_options, encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import RankSetting
-from lobert.layers.group import Evaluation
 from lobert.layers.pairs import fold
+from lobert.layers.ways import Evaluation
 
 
 def compress(

@@ -18,7 +18,7 @@ from lobert.encoders.brought import BroughtTeacher, read_brought
 from lobert.encoders.source import EncoderSource
 from lobert.errors import LobertError, suggest
 from lobert.launch.ledger import UNCOUNTED
-from lobert.layers.group import Evaluation
+from lobert.layers.ways import Evaluation
 from lobert.results.record import Number, Record
 from lobert.storage.artefacts import Store, fingerprint
 from lobert.tracking.settings import WandbSettings

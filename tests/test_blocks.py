@@ -27,8 +27,9 @@ from lobert.factorizations import FACTORIZATIONS
 from lobert.layers.blocklinear import BlockLinear, assembled
 from lobert.layers.blocks import Axis, Block, squares
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.group import FactorGroup
 from lobert.layers.sharing import SharedInput
+from lobert.layers.ways import EVALUATIONS, Evaluation
 
 LAYER = "bert.encoder.layer.1"
 FFN = (f"{LAYER}.intermediate.dense", f"{LAYER}.output.dense")

@@ -21,8 +21,8 @@ from lobert.compression.plan import make_plan
 from lobert.encoders.roles import find_weights, keep_first_layers
 from lobert.errors import LobertError
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import EVALUATIONS, Evaluation
 from lobert.layers.lookup import FactoredEmbedding
+from lobert.layers.ways import EVALUATIONS, Evaluation
 from lobert.stages.evaluate import encoder_parameters
 
 NAMES = conf_names("decomp")

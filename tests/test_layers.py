@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.group import FactorGroup
+from lobert.layers.ways import EVALUATIONS, Evaluation
 
 CASES = [group for group in GROUPS if 1 not in group[2]]
 BATCHES = [(), (1,), (4,), (2, 3), (0,), (2, 0)]
@@ -112,7 +113,7 @@ def test_multiply_adds_per_token(name: str, stack: str, shape: Shape, evaluation
     out, into = shape[-2:]
     through = THROUGH[name.removeprefix("pivoted_")](out, into, *group.rank)
     expected = {"contract": through, "merge": out * into, "auto": min(through, out * into)}
-    assert group.macs_per_token() == expected[evaluation]
+    assert group.ways.macs_per_token() == expected[evaluation]
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 1000])
@@ -121,11 +122,11 @@ def test_auto_takes_the_cheaper_way(name: str, stack: str, shape: Shape, tokens:
     """Of all slices together. What no token enters is formed in every pass in training, and kept in evaluation."""
     for step in range(6):
         group = make_group("auto", name, stack, shape, step)
-        products = tokens * math.prod(shape) // group.sizes.get("s", 1)  # roles that read inputs of their own
-        kept, formed = (group.contract_path(tokens, training) for training in (False, True))
-        assert group.merges(tokens, training=False) == (products < kept.running)
-        assert group.merges(tokens, training=True) == (
-            products + group.merge_path().multiply_adds < formed.running + formed.forming
+        products = tokens * math.prod(shape) // group.ways.sizes.get("s", 1)  # roles that read inputs of their own
+        kept, formed = (group.ways.contract_path(tokens, training) for training in (False, True))
+        assert group.ways.merges(tokens, training=False) == (products < kept.running)
+        assert group.ways.merges(tokens, training=True) == (
+            products + group.ways.merge_path().multiply_adds < formed.running + formed.forming
         )
 
 
@@ -212,7 +213,7 @@ def formed(layer: FactoredLinear) -> list[Tensor]:
     """What the layer goes on with in evaluation."""
     with torch.no_grad():
         layer(torch.randn(2, layer.in_features, dtype=torch.float64))
-        return layer.group.operands(layer.group.way(2, False, 1), layer.index)
+        return layer.group.operands(layer.group.ways.way(2, False, 1), layer.index)
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)

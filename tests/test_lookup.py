@@ -18,8 +18,9 @@ from lobert.compression.sequential import compress_in_order
 from lobert.encoders.roles import encoder_linears
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS
-from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup
+from lobert.layers.group import FactorGroup
 from lobert.layers.lookup import FactoredEmbedding, dense_embedding
+from lobert.layers.ways import EVALUATIONS, Evaluation
 
 SHAPE = (12, 40)  # [out, tokens]
 METHODS = ["svd", "tucker", "dense"]

@@ -18,9 +18,10 @@ from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
 from lobert.factorizations.product import product
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import EVALUATIONS, Evaluation, FactorGroup, Way
+from lobert.layers.group import FactorGroup
 from lobert.layers.lookup import FactoredEmbedding
 from lobert.layers.sharing import SharedInput
+from lobert.layers.ways import EVALUATIONS, Evaluation, Way
 
 CASES = [
     (name, stack, shape)
@@ -141,7 +142,7 @@ def assigned_data(x: Tensor, layers: nn.ModuleList) -> Tensor:
 
 
 def other_evaluation(x: Tensor, layers: nn.ModuleList) -> Tensor:
-    layers[0].group.evaluation = "merge"
+    layers[0].group.ways.evaluation = "merge"
     return x
 
 
@@ -262,9 +263,11 @@ def test_the_products_counted_are_those_predicted(name: str, evaluation: Evaluat
         for layer in groups:
             group, size = layer.group, layer.shared.size
             assert size == (3 if "s" in group.stack else 1)
-            way = group.way(tokens, training, size)
-            matrices, scalings = step_costs(way, {**group.sizes, "n": tokens}, group.inputs, size, training)
-            products = group.inputs * size * tokens * group.sizes["o"] * group.sizes["i"] if way.merges else 0
+            way = group.ways.way(tokens, training, size)
+            matrices, scalings = step_costs(way, {**group.ways.sizes, "n": tokens}, group.ways.inputs, size, training)
+            products = (
+                group.ways.inputs * size * tokens * group.ways.sizes["o"] * group.ways.sizes["i"] if way.merges else 0
+            )
             assert matrices + scalings + products == way.multiply_adds
             expected += matrices + products
         assert counter.get_total_flops() == 2 * expected
@@ -329,13 +332,13 @@ def test_tucker_projects_the_input_once() -> None:
     """By hand, at ranks (2, 24, 24) and 16 tokens: input, core with output once, both, then two numbers per role."""
     block = attention("tucker_layer", "contract")
     tokens, rank, width = 16, 24, 48
-    path = block.query.group.contract_path(tokens, True, 3)
+    path = block.query.group.ways.contract_path(tokens, True, 3)
     joined = tokens * rank * width + min(
         2 * rank * rank * width + tokens * 2 * rank * width,  # the core is merged with the output factor
         tokens * 2 * rank * rank + tokens * 2 * rank * width,
     )
     assert path.multiply_adds == joined + tokens * 2 * 3 * width
-    assert path.multiply_adds < 3 * block.query.group.contract_path(tokens, True).multiply_adds
+    assert path.multiply_adds < 3 * block.query.group.ways.contract_path(tokens, True).multiply_adds
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -346,7 +349,7 @@ def test_shared_products_are_counted_once(name: str) -> None:
     layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
     together = {id(layer.shared): layer for layer in layers}.values()
     assert sum(layer.shared.size for layer in together) == len(layers)
-    macs = sum(layer.group.macs_per_token(layer.shared.size) for layer in together)
+    macs = sum(layer.group.ways.macs_per_token(layer.shared.size) for layer in together)
     macs += sum(layer.macs_per_token() for layer in model.modules() if isinstance(layer, FactoredEmbedding))
     assert macs == sum(group.macs for group in report.groups)
     assert linear_macs(model) == unshared - sum(group.dense_macs for group in report.groups) + macs

@@ -33,9 +33,10 @@ from lobert.layers.blocklinear import assembled
 from lobert.layers.blocks import Block
 from lobert.layers.chunks import take_chunks
 from lobert.layers.factored import FactoredLinear
-from lobert.layers.group import LARGE_BATCH, FactorGroup
+from lobert.layers.group import FactorGroup
 from lobert.layers.lookup import FactoredEmbedding
 from lobert.layers.sharing import SharedInput
+from lobert.layers.ways import LARGE_BATCH
 
 BANK = "factors"  # attribute of the model under which the groups live
 WEIGHTS = Objective()
@@ -216,7 +217,7 @@ def relative_error(goal: Goal, lost: Tensor) -> float:
 
 def merges(layer: nn.Module) -> bool:
     """Whether a large batch is multiplied by a merged weight."""
-    return isinstance(layer, FactoredLinear) and layer.group.merges(LARGE_BATCH, False, layer.shared.size)
+    return isinstance(layer, FactoredLinear) and layer.group.ways.merges(LARGE_BATCH, False, layer.shared.size)
 
 
 def ratio(part: float, whole: float) -> float:
@@ -240,7 +241,7 @@ def linear_macs(module: nn.Module) -> int:
             total += layer.in_features * layer.out_features
         elif isinstance(layer, FactoredLinear) and id(layer.shared) not in counted:
             counted.add(id(layer.shared))
-            total += layer.group.macs_per_token(layer.shared.size)
+            total += layer.group.ways.macs_per_token(layer.shared.size)
         elif isinstance(layer, FactoredEmbedding):
             total += layer.macs_per_token()
     return total

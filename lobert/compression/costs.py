@@ -6,14 +6,13 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache, partial
 from typing import Literal, get_args
 
-import torch
 from transformers import PreTrainedModel
 
 from lobert.encoders.roles import first_reader, layers_path
 from lobert.errors import LobertError, TooSmall, suggest
 from lobert.factorizations import Rank, Shape, factorization
 from lobert.layers.blocks import Block
-from lobert.layers.group import Evaluation, FactorGroup
+from lobert.layers.ways import Evaluation, Ways
 
 Budget = Literal["parameters", "macs"]
 UNITS: dict[str, str] = {"parameters": "parameters", "macs": "multiply-adds per token"}
@@ -65,9 +64,10 @@ def macs_cost(
 
 @lru_cache(maxsize=1 << 14)
 def macs_per_token(name: str, stack: str, shape: Shape, rank: Rank, evaluation: Evaluation, sharers: int) -> int:
-    """`FactorGroup.macs_per_token` of a group that is not there yet; its factors take no memory."""
-    with torch.device("meta"):
-        return FactorGroup(factorization(name), stack, shape, rank, evaluation).macs_per_token(sharers)
+    """`Ways.macs_per_token` of a group that is not there yet."""
+    method = factorization(name)
+    shapes = method.factor_shapes(stack, shape, rank)
+    return Ways(method.equation(stack), stack, shapes, evaluation).macs_per_token(sharers)
 
 
 def parameters_cost(name: str, stack: str, shape: Shape) -> Cost:

@@ -19,7 +19,7 @@ from lobert.encoders.roles import matrix_at
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Factorization, Headed, Heads, Rank, Shape, factorization
 from lobert.layers.blocks import Block
-from lobert.layers.group import Evaluation
+from lobert.layers.ways import Evaluation
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class FactoredLinear(nn.Module):
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x Wᵀ` and this bias, `[..., out]`."""
         tokens = x.numel() // self.in_features
-        way = self.group.way(tokens, torch.is_grad_enabled(), self.shared.size)
+        way = self.group.ways.way(tokens, torch.is_grad_enabled(), self.shared.size)
         operands, path = self.group.operands(way, self.index), way.halves.each
         if not path.steps:
             return nn.functional.linear(x, operands[0], bias)

@@ -1,4 +1,4 @@
-"""The owner of the factors of one tensor, and of how products with its slices are computed.
+"""The owner of the factors of one tensor, who hands its slices what they need of them.
 
 The groups live in one bank at the top of the model and the layers hold unregistered references to them, so each factor
 has one key in the state_dict and copying, moving and loading the model keep the sharing.
@@ -7,45 +7,24 @@ has one key in the state_dict and copying, moving and loading the model keep the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lobert.factorizations import Bond, Factorization, Rank, Shape
-from lobert.factorizations.base import rank_letters
-from lobert.factorizations.contraction import TOKENS, Path, again, cheapest_path, contract, once, run
+from lobert.factorizations.contraction import Path, contract, run
 from lobert.factorizations.pivoted import balanced
-from lobert.factorizations.product import is_matrix_product
 from lobert.layers.formed import Formed, stands_alone
-from lobert.layers.halves import Halves, halves
 from lobert.layers.heads import HeadFrame
 from lobert.layers.pivots import Pivots
 from lobert.layers.sharing import Index, precision, states
-
-Evaluation = Literal["auto", "contract", "merge"]
-EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")
-LARGE_BATCH = 1 << 20  # tokens, for which costs per token are told
-MOST_WAYS = 4096
-
-
-class Way(NamedTuple):
-    """How the slices get their products: through the factors, or by merged weights.
-
-    Attributes:
-        multiply_adds: of one pass of as many tokens through all slices; in evaluation without what is formed once.
-        halves: what to form for all slices, and how each goes on with it, and with its input where it does not merge.
-    """
-
-    merges: bool
-    multiply_adds: int
-    halves: Halves
+from lobert.layers.ways import Evaluation, Way, Ways
 
 
 class FactorGroup(nn.Module):
-    """The factors of one tensor `[*stack, out, in]`, and its slices' products computed from them."""
+    """The factors of one tensor `[*stack, out, in]`, and the `ways` in which its slices get their products."""
 
     def __init__(
         self,
@@ -57,7 +36,6 @@ class FactorGroup(nn.Module):
     ) -> None:
         super().__init__()
         self.factorization, self.stack, self.shape, self.rank = factorization, stack, shape, rank
-        self.evaluation = evaluation
         self.equation = factorization.equation(stack)
         shapes = factorization.factor_shapes(stack, shape, rank)
         kept = factorization.kept_shapes(stack, shape, rank)
@@ -67,17 +45,9 @@ class FactorGroup(nn.Module):
         self.frame = None if self.heads is None else HeadFrame(self.heads, *rank)
         self.folded = self.spares  # whether the numbers that bonds and heads spare are left out of the factors
         self.pivots = nn.ModuleDict({str(bond.factor): Pivots(*shapes[bond.factor]) for bond in self.bonds})
-        self.terms = self.equation.split("->")[0].split(",")
-        self.role, self.layer = ("s" if "s" in stack else ""), ("l" if "l" in stack else "")
-        self.sizes = {
-            c: n for term, factor in zip(self.terms, shapes, strict=True) for c, n in zip(term, factor, strict=True)
-        }
-        self.ones = spare_letters(self.terms, [c for c in rank_letters(self.equation) if self.sizes[c] == 1])
-        self.needed_terms = tuple(without(term, self.ones) for term in self.terms)
-        self.inputs = math.prod(shape[:-2]) // self.sizes.get("s", 1)  # of all slices, where roles share theirs
+        self.ways = Ways(self.equation, stack, shapes, evaluation)
         self.formed = Formed(stack, math.prod(shape[:-2]))
         self._whole: tuple[tuple[object, ...], list[Tensor]] | None = None
-        self._ways: dict[tuple[Evaluation, int, bool, int], Way] = {}
 
     @property
     def spares(self) -> bool:
@@ -172,10 +142,10 @@ class FactorGroup(nn.Module):
     def needed_factors(self) -> list[Tensor]:
         """The factors without ranks of 1 that are in no way needed."""
         factors = self.whole_factors()
-        if not self.ones:
+        if not self.ways.ones:
             return factors
-        dims = [tuple(place for place, letter in enumerate(term) if letter in self.ones) for term in self.terms]
-        return [factor.squeeze(dim) if dim else factor for factor, dim in zip(factors, dims, strict=True)]
+        ones = [[place for place, letter in enumerate(term) if letter in self.ways.ones] for term in self.ways.terms]
+        return [factor.squeeze(dims) if dims else factor for factor, dims in zip(factors, ones, strict=True)]
 
     def slice_factors(self, index: Index) -> list[Tensor]:
         """The same of the slice `T[index]`: stack letters indexed away."""
@@ -184,7 +154,7 @@ class FactorGroup(nn.Module):
             factor[tuple(position.get(letter, slice(None)) for letter in term)]
             if position.keys() & set(term)
             else factor
-            for factor, term in zip(self.needed_factors(), self.needed_terms, strict=True)
+            for factor, term in zip(self.needed_factors(), self.ways.needed, strict=True)
         ]
 
     def operands(self, way: Way, index: Index) -> list[Tensor]:
@@ -214,79 +184,10 @@ class FactorGroup(nn.Module):
 
     def weight(self, index: Index) -> Tensor:
         """The dense weight `[out, in]` of one slice, differentiable."""
-        return contract(self.merge_path().without(self.stack), self.slice_factors(index))
-
-    def contract_path(self, tokens: int, training: bool, sharers: int = 1) -> Path:
-        """Cheapest order that runs `tokens` inputs each through the factors of all slices.
-
-        `sharers` of them, which differ in role, read one and the same input.
-        """
-        terms, output = (*self.needed_terms, TOKENS + self.layer + "i"), self.role + TOKENS + self.layer + "o"
-        sizes, cost = self._path_sizes(sharers, tokens), once if training else again
-        return cheapest_path(terms, output, sizes, may_merge=False, cost=cost)
-
-    def merge_path(self, sharers: int = 1) -> Path:
-        """Cheapest order that forms the weights of all slices."""
-        return cheapest_path(self.needed_terms, self.stack + "oi", self._path_sizes(sharers))
-
-    def _path_sizes(self, sharers: int, tokens: int = 1) -> tuple[tuple[str, int], ...]:
-        return tuple(sorted({**self.sizes, "s": sharers, TOKENS: tokens}.items()))
-
-    def merges(self, tokens: int, training: bool, sharers: int = 1) -> bool:
-        """Whether merged weights cost fewer multiply-adds for this many tokens, read by `sharers` slices.
-
-        In training the weights have to be formed in every pass; in evaluation what no token enters is kept.
-        """
-        if self.evaluation != "auto":
-            return self.evaluation == "merge"
-        return self._cost(tokens, training, sharers, True) < self._cost(tokens, training, sharers, False)
-
-    def _cost(self, tokens: int, training: bool, sharers: int, merged: bool) -> int:
-        """Multiply-adds of a pass through all slices."""
-        path = self.merge_path(sharers) if merged else self.contract_path(tokens, training, sharers)
-        products = self.inputs * sharers * tokens * self.sizes["o"] * self.sizes["i"] if merged else path.running
-        return products + (path.forming if training else 0)
-
-    def way(self, tokens: int, training: bool, sharers: int) -> Way:
-        """How the slices get their products, remembered for every size of batch."""
-        asked = (self.evaluation, tokens, training, sharers)
-        if asked not in self._ways:
-            merges = self.merges(tokens, training, sharers)
-            path = self.merge_path(sharers) if merges else self.contract_path(tokens, training, sharers)
-            terms = self.needed_terms if merges else (*self.needed_terms, TOKENS + self.layer + "i")
-            parted = halves(path, terms, self.stack, self._joins_in_training if training else lambda _: True)
-            if len(self._ways) == MOST_WAYS:
-                self._ways.clear()
-            self._ways[asked] = Way(merges, self._cost(tokens, training, sharers, merges), parted)
-        return self._ways[asked]
-
-    def _joins_in_training(self, equation: str) -> bool:
-        """Whether a step is for all slices together: one product of matrices, or else the same for all layers.
-
-        Others take no more time slice by slice, and then their results are in the cache where they are needed.
-        """
-        return is_matrix_product(equation) or (bool(self.layer) and self.layer not in equation)
-
-    def macs_per_token(self, sharers: int = 1) -> int:
-        """Multiply-adds of `sharers` slices together per token in evaluation, in a large batch."""
-        merges = self.merges(LARGE_BATCH, False, sharers)
-        return round(self._cost(LARGE_BATCH, False, sharers, merges) / (self.inputs * LARGE_BATCH))
+        return contract(self.ways.merge_path().without(self.stack), self.slice_factors(index))
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_ways": {}, "_whole": None}
+        return {**self.__dict__, "_whole": None}
 
     def extra_repr(self) -> str:
-        return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.evaluation}"
-
-
-def spare_letters(terms: Sequence[str], letters: Iterable[str]) -> str:
-    """Those of some letters of size 1 without which the equation says the same, and no term is empty."""
-    spare = ""
-    for letter in letters:
-        if all(without(term, spare + letter) for term in terms):
-            spare += letter
-    return spare
-
-
-def without(term: str, letters: str) -> str:
-    return "".join(letter for letter in term if letter not in letters)
+        return f"{self.equation}, shape={list(self.shape)}, rank={list(self.rank)}, evaluation={self.ways.evaluation}"

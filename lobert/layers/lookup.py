@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lobert.factorizations.contraction import Path, cheapest_path, contract
-from lobert.layers.group import LARGE_BATCH, FactorGroup
+from lobert.layers.group import FactorGroup
+from lobert.layers.ways import LARGE_BATCH
 
 
 class FactoredEmbedding(nn.Module):
@@ -26,7 +27,7 @@ class FactoredEmbedding(nn.Module):
         object.__setattr__(self, "group", group)  # not registered: the bank owns it
         self.padding_idx = padding_idx
         self.embedding_dim, self.num_embeddings = group.shape
-        self.places = [term.find("i") for term in group.terms]  # of the token mode in each factor, -1 without
+        self.places = [term.find("i") for term in group.ways.terms]  # of the token mode in each factor, -1 without
 
     @property
     def weight(self) -> Tensor:
@@ -35,8 +36,8 @@ class FactoredEmbedding(nn.Module):
 
     def path(self, tokens: int) -> Path:
         """The cheapest order for so many tokens."""
-        terms = tuple(term.replace("i", "n") for term in self.group.terms)
-        return cheapest_path(terms, "no", tuple(sorted({**self.group.sizes, "n": tokens}.items())))
+        terms = tuple(term.replace("i", "n") for term in self.group.ways.terms)
+        return cheapest_path(terms, "no", tuple(sorted({**self.group.ways.sizes, "n": tokens}.items())))
 
     def macs_per_token(self) -> int:
         """Multiply-adds of one lookup in a large batch."""
