@@ -19,6 +19,7 @@ from lobert.factorizations.cp_als import (
     cholesky,
     conjugate_gradients,
 )
+from lobert.factorizations.dial import Dial
 
 CP = [group[1:] for group in GROUPS if group[0] == "cp"]
 MODES = "wxyz"
@@ -126,6 +127,6 @@ def test_where_sweeps_take_long_the_norm_is_served_as_well(
     method, norm = FACTORIZATIONS["cp"], random_norm(shape)
     assert method.gain(shape) < 2
     for keep in (0.25, 0.5):
-        rank = method.rank_within(stack, shape, keep, method.full_rank(shape))
+        rank = Dial(method, shape, method.full_rank(shape)).keeping(stack, keep)
         plain, found = method.decompose(tensor, rank), decompose_in_norm(method, stack, tensor, rank, norm)
         assert error_in(norm, "cp", stack, tensor, found) <= error_in(norm, "cp", stack, tensor, plain)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
-from lobert.factorizations.base import NEAR
 from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.dial import NEAR, Dial
 from lobert.factorizations.tucker import best_tucker, sequential_hosvd
 
 EXACT = 1e-10
@@ -269,10 +269,10 @@ def test_rank_within_a_share_is_the_largest_that_fits(name: str, stack: str, sha
         budget = keep * math.prod(shape)
         if sizes[0] > budget:
             with pytest.raises(LobertError, match="too small"):
-                method.rank_within(stack, shape, keep, default)
+                Dial(method, shape, default).keeping(stack, keep)
             continue
         fitting = max(size for size in sizes if size <= budget)
-        rank = method.rank_within(stack, shape, keep, default)
+        rank = Dial(method, shape, default).keeping(stack, keep)
         assert fitting <= method.parameters(stack, shape, rank) <= budget
         assert (
             rank in dial
@@ -289,12 +289,12 @@ def test_a_share_that_is_too_small_names_the_smallest_possible(name: str, stack:
     method = FACTORIZATIONS[name]
     default = (1,) * len(method.full_rank(shape))
     with pytest.raises(LobertError, match="too small") as caught:
-        method.rank_within(stack, shape, 1e-6, default)
+        Dial(method, shape, default).keeping(stack, 1e-6)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as between a sweep's processes
     least = float(one_sentence(caught.value).split("type keep=")[1].split()[0])
-    assert method.rank_within(stack, shape, least, default) == method.scaled_rank(shape, 1, default)
+    assert Dial(method, shape, default).keeping(stack, least) == method.scaled_rank(shape, 1, default)
     with pytest.raises(LobertError):
-        method.rank_within(stack, shape, least - 2e-4, default)
+        Dial(method, shape, default).keeping(stack, least - 2e-4)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def group_options(
     """What one group can be: its factorization at each rank that saves something, or dense."""
     method, tensor = plan.method, stack_weights(model, plan)
     cost = group_cost(model, plan, budget)
-    ranks = method.candidates(plan.shape, plan.rank, cost, plan.dense_parameters)
+    ranks = plan.dial.candidates(cost, plan.dense_parameters)
     errors = errors_in_norm(method, plan.stack, tensor, ranks, group_norm(objective, plan, statistics))
     options = [Option(rank, cost(rank), error) for rank, error in zip(ranks, errors, strict=True)]
     if method.GRID is not None:
@@ -189,7 +189,7 @@ def in_between(plan: GroupPlan, measured: Sequence[Option], cost: Cost) -> list[
     for low, high in pairwise(measured):
         for step in range(1, STEPS):
             share = step / STEPS
-            rank = plan.method.largest_rank(plan.shape, plan.rank, cost, low.cost + share * (high.cost - low.cost))
+            rank = plan.dial.largest(cost, low.cost + share * (high.cost - low.cost))
             if rank is not None and rank not in found and (spent := cost(rank)) > low.cost:
                 error = low.error - gain(low, high) * (spent - low.cost)
                 found[rank] = Option(rank, spent, error)

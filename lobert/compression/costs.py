@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lobert.encoders.roles import first_reader, layers_path
 from lobert.errors import LobertError, TooSmall, suggest
 from lobert.factorizations import Rank, Shape, factorization
+from lobert.factorizations.dial import Dial
 from lobert.layers.blocks import Block
 from lobert.layers.ways import Evaluation, Ways
 
@@ -85,11 +86,11 @@ def rank_within_macs(name: str, shape: Shape, keep: float, default: Rank, macs: 
 
     Raises LobertError where no rank does.
     """
-    method, dense = factorization(name), math.prod(shape)
-    rank = method.largest_rank(shape, default, macs, keep * dense)
+    dial, dense = Dial(factorization(name), shape, default), math.prod(shape)
+    rank = dial.largest(macs, keep * dense)
     if rank is not None:
         return rank
-    least = macs(method.scaled_rank(shape, 1, default)) / dense
+    least = macs(dial.at(1)) / dense
     if least >= 1:
         raise LobertError(
             f"{name} on {list(shape)} saves no multiply-adds at any rank, as its factors cost no less than the dense "

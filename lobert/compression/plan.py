@@ -18,6 +18,7 @@ from lobert.compression.grouping import Index, Part, group_slices, stacked_shape
 from lobert.encoders.roles import matrix_at
 from lobert.errors import LobertError, suggest
 from lobert.factorizations import Factorization, Headed, Heads, Rank, Shape, factorization
+from lobert.factorizations.dial import Dial
 from lobert.layers.blocks import Block
 from lobert.layers.ways import Evaluation
 
@@ -45,6 +46,11 @@ class GroupPlan:
         """The factorization, which spares what is redundant with the partner in the heads."""
         plain = factorization(self.factorization)
         return plain if self.heads is None else Headed(plain, self.heads)
+
+    @property
+    def dial(self) -> Dial:
+        """All sizes that the group can be."""
+        return Dial(self.method, self.shape, self.rank)
 
     @property
     def dense_parameters(self) -> int:
@@ -217,5 +223,5 @@ def choose_rank(part: Part, shape: Shape, transposed: bool, macs: Cost | None = 
     if keep is None:
         return rank
     if macs is None or part.keep is None:
-        return method.rank_within(part.letters, shape, keep, default=rank)
+        return Dial(method, shape, rank).keeping(part.letters, keep)
     return rank_within_macs(part.factorization, shape, part.keep, rank, macs)

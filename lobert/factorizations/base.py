@@ -6,10 +6,9 @@ out, `i` in; every other letter of an equation is a rank.
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -17,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lobert.errors import LobertError, TooSmall
+from lobert.errors import LobertError
 from lobert.factorizations.bounds import squared_error_bound
 from lobert.factorizations.contraction import contract, dense_path
 
@@ -28,7 +27,6 @@ RankSetting = (
 )  # as written in a config: 64, full, [2, 384, 384], [2/3, 1/2, 1/2]
 
 MODES = "sloi"
-NEAR = 0.99  # of a budget, which a rank has to come to where one does
 
 
 class Bond(NamedTuple):
@@ -125,6 +123,10 @@ class Factorization(ABC):
         """How many positions the dial has."""
         return max(self.full_rank(shape))
 
+    def useful(self, shape: Shape, rank: Rank) -> Rank:
+        """The largest rank, not above this one, of which nothing is spare."""
+        return rank
+
     def squared_errors(self, stack: str, tensor: Tensor, ranks: Sequence[Rank]) -> list[float]:
         """`||T - einsum(factors)||²` at each of some ranks; by decomposing at each, where there is no shorter way."""
         equation = self.equation(stack)
@@ -160,25 +162,6 @@ class Factorization(ABC):
         shapes = self.factor_shapes(stack, tuple(tensor.shape), rank)
         return squared_error_bound(self.equation(stack), shapes, tensor)
 
-    def dial(self, shape: Shape, default: Rank, most: int | None = None) -> list[Rank]:
-        """The ranks of this method's one dial, small to large: all, or `most` of them in even steps."""
-        last = self.dial_length(shape, default)
-        count = min(last, most or last)
-        sizes = {max(1, round(last * (position + 1) / count)) for position in range(count)}
-        return list(dict.fromkeys(self.scaled_rank(shape, size, default) for size in sorted(sizes)))
-
-    def candidates(self, shape: Shape, default: Rank, cost: Callable[[Rank], int], most: int) -> list[Rank]:
-        """Ranks of growing size that cost less than `most`, for an allocation to choose among.
-
-        A grid has the smallest rank, and its steps grow with the cost: small ones are where the errors fall.
-        """
-        if self.GRID is None:
-            return [rank for rank in self.dial(shape, default) if cost(rank) < most]
-        budgets = [most * (position / self.GRID) ** 2 for position in range(1, self.GRID)]
-        found = [self.largest_rank(shape, default, cost, budget) for budget in [*budgets, most - 1]]
-        smallest = self.scaled_rank(shape, 1, default)
-        return list(dict.fromkeys(rank for rank in (smallest, *found) if rank is not None and cost(rank) < most))
-
     def resolve_rank(self, shape: Shape, setting: RankSetting) -> Rank:
         """A rank as integers, from how it is written: `64`, `[2, 8, 576, 576]`, `full`, or shares of it, `[2/3, 1/2]`.
 
@@ -195,85 +178,6 @@ class Factorization(ABC):
         if any(not 1 <= value <= size for value, size in zip(rank, full, strict=True)):
             raise LobertError(f"rank={bracketed(rank)} is impossible: {bounds}")
         return rank
-
-    def rank_within(self, stack: str, shape: Shape, keep: float, default: Rank) -> Rank:
-        """The largest rank whose factors hold at most `keep` times the numbers of the tensor.
-
-        Raises LobertError where even the smallest rank holds more.
-        """
-
-        def cost(rank: Rank) -> int:
-            return self.parameters(stack, shape, rank)
-
-        rank = self.largest_rank(shape, default, cost, keep * math.prod(shape))
-        if rank is None:
-            least = cost(self.scaled_rank(shape, 1, default)) / math.prod(shape)
-            raise TooSmall(
-                f"keep={keep:g} is too small for {self.name} on {list(shape)}: its smallest rank keeps {least:.4f}",
-                least,
-            )
-        return rank
-
-    def largest_rank(self, shape: Shape, default: Rank, cost: Callable[[Rank], int], budget: float) -> Rank | None:
-        """The last rank on the dial whose cost, which grows with it, is within the budget; None where none is.
-
-        Where that leaves more than a hundredth of the budget, a costlier one between it and the next on the dial.
-        """
-
-        def at(size: int) -> Rank:
-            return self.scaled_rank(shape, size, default)
-
-        last = self.dial_length(shape, default)
-        size = last_within(last, lambda size: cost(at(size)), budget)
-        if not size or size == last:
-            return at(size) if size else None
-        return self.rank_between(shape, at(size), at(size + 1), cost, budget)
-
-    def rank_between(self, shape: Shape, low: Rank, high: Rank, cost: Callable[[Rank], int], budget: float) -> Rank:
-        """The costliest rank within the budget that has some entries of `low` and some of `high`, or `low`.
-
-        Where that is not enough, one with some entries of `high` and the longest others as large as they can be beside
-        them: a stack's entry is a large step.
-        """
-        grown = [place for place, (a, b) in enumerate(zip(low, high, strict=True)) if a < b]
-        mixed = [
-            self.useful(shape, tuple(high[place] if place in taken else entry for place, entry in enumerate(low)))
-            for count in range(1, len(grown) + 1)
-            for taken in itertools.combinations(grown, count)
-        ]
-        found = max((rank for rank in (low, *mixed) if cost(rank) <= budget), key=cost)
-        if cost(found) >= NEAR * budget:
-            return found
-        shorter = [self.shortened(shape, low, rank, cost, budget) for rank in mixed]
-        return max((found, *(rank for rank in shorter if rank is not None)), key=cost)
-
-    def shortened(self, shape: Shape, low: Rank, high: Rank, cost: Callable[[Rank], int], budget: float) -> Rank | None:
-        """`high` with its entries above the sizes of the stack, where they are those of `low`, as large as they can be.
-
-        None where even the smallest are too large.
-        """
-        stack = max(shape[:-2], default=0)
-        long = [place for place, (a, b) in enumerate(zip(low, high, strict=True)) if a == b > stack]
-        most = max((high[place] for place in long), default=0)
-
-        def at(size: int) -> Rank:
-            return self.useful(shape, tuple(n * size // most if p in long else n for p, n in enumerate(high)))
-
-        size = last_within(most, lambda size: cost(at(size)), budget)
-        return at(size) if size and min(at(size)) > 0 else None
-
-    def useful(self, shape: Shape, rank: Rank) -> Rank:
-        """The largest rank, not above this one, of which nothing is spare."""
-        return rank
-
-
-def last_within(last: int, cost: Callable[[int], int], budget: float) -> int:
-    """The last of 1, 2, ... `last` whose cost, which grows with it, is within the budget; 0 where none is."""
-    low, high = 0, last
-    while low < high:  # bisect
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if cost(middle) <= budget else (low, middle - 1)
-    return low
 
 
 def rank_letters(equation: str) -> str:

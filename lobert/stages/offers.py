@@ -37,10 +37,7 @@ def offers_recipe(work: Workspace, plans: Sequence[GroupPlan], start: Recipe) ->
     """All that the errors depend on; not the size that is asked for, unless the ranks on offer follow from it."""
     job = work.job
     norm = job.objective.name
-    groups = [
-        {**replace(plan, heads=None).to_dict(), "rank": plan.method.dial(plan.shape, plan.rank, plan.method.GRID)}
-        for plan in plans
-    ]
+    groups = [{**replace(plan, heads=None).to_dict(), "rank": plan.dial.ranks(plan.method.GRID)} for plan in plans]
     recipe = {
         "start": start,
         "objective": asdict(job.objective),
