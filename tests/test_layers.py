@@ -213,7 +213,7 @@ def formed(layer: FactoredLinear) -> list[Tensor]:
     """What the layer goes on with in evaluation."""
     with torch.no_grad():
         layer(torch.randn(2, layer.in_features, dtype=torch.float64))
-        return layer.group.operands(layer.group.ways.way(2, False, 1), layer.index)
+        return layer.group.operands(layer.group.ways.way(2, False, 1), layer.index).tensors
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)

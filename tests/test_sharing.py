@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import POINTS, SHAPES, exists, point, random_factors, rank_ladder, tiny_bert, token_batch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -301,6 +302,34 @@ def scales(equation: str) -> bool:
     inputs, output = equation.split("->")
     first, second = map(set, inputs.split(","))
     return first <= second or second <= first or not first & second - set(output)
+
+
+@pytest.mark.parametrize("name", ["svd", *STACKED])
+def test_in_evaluation_no_factor_is_copied(name: str) -> None:
+    """What is kept lies in memory as its products read it."""
+    model, x = tiny_bert(), attention_inputs()[:1, :2]
+    compress_model(model, make_plan(model, point(name)))
+    with torch.no_grad():
+        attend(model, x)
+        with Copies() as copies:
+            attend(model, x)
+    assert [size for size in copies.sizes if size >= 48 * 6] == []  # those of two tokens are smaller
+
+
+class Copies(TorchDispatchMode):
+    """How many numbers each copy has that torch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Tensor], types: object, args: tuple[object, ...] = (), kwargs: object = None
+    ) -> Tensor:
+        result = func(*args, **(kwargs or {}))
+        if func.__name__.split(".")[0] in ("clone", "copy_", "_to_copy"):
+            self.sizes.append(result.numel())
+        return result
 
 
 @pytest.mark.parametrize("name", STACKED)

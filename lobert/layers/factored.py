@@ -39,10 +39,11 @@ class FactoredLinear(nn.Module):
         """`x Wᵀ` and this bias, `[..., out]`."""
         tokens = x.numel() // self.in_features
         way = self.group.ways.way(tokens, torch.is_grad_enabled(), self.shared.size)
-        operands, path = self.group.operands(way, self.index), way.halves.each
+        path = way.halves.each
+        operands, origin = self.group.operands(way, self.index)
         if not path.steps:
             return nn.functional.linear(x, operands[0], bias)
-        results = self.shared.results(x, self.index, self.group.tensors, path)
+        results = self.shared.results(x, self.index, origin, path)
         if way.merges:
             return nn.functional.linear(x, contract(path, operands, results), bias)
         y = contract(path, [*operands, x.reshape(tokens, self.in_features)], results, bias)

@@ -42,7 +42,14 @@ def parts_of(tensor: Tensor, term: str, stack: str) -> Parts:
     return Parts(front.flatten(0, len(letters) - 1).unbind(0), tuple(after.get(letter, 0) for letter in stack))
 
 
-@dataclass
+class Operands(NamedTuple):
+    """What one slice has of the factors; `origin` is the same for slices that have it of the same values."""
+
+    tensors: list[Tensor]
+    origin: object
+
+
+@dataclass(eq=False)
 class Held:
     """The operands of all slices, and what they were formed from; in training, which slices have had them."""
 
@@ -50,8 +57,8 @@ class Held:
     operands: list[Parts]
     served: set[Index] = field(default_factory=set)
 
-    def at(self, index: Index) -> list[Tensor]:
-        return [parts.at(index) for parts in self.operands]
+    def at(self, index: Index) -> Operands:
+        return Operands([parts.at(index) for parts in self.operands], self)
 
 
 class Formed:
@@ -75,7 +82,7 @@ class Formed:
         """Let go of what is kept for evaluation."""
         self._kept: dict[Hashable, Held] = {}
 
-    def in_training(self, index: Index, key: Hashable, terms: Sequence[str], form: Form) -> list[Tensor]:
+    def in_training(self, index: Index, key: Hashable, terms: Sequence[str], form: Form) -> Operands:
         """The operands of one slice; `form` gives those of all, which have these terms."""
         held = self._in_training
         if held is None or held.key != key or index in held.served:
@@ -87,9 +94,7 @@ class Formed:
             self._in_training = None
         return held.at(index)
 
-    def in_evaluation(
-        self, index: Index, name: Hashable, key: Hashable, terms: Sequence[str], form: Form
-    ) -> list[Tensor]:
+    def in_evaluation(self, index: Index, name: Hashable, key: Hashable, terms: Sequence[str], form: Form) -> Operands:
         """The same; those of each `name` are kept beside each other."""
         held = self._kept.get(name)
         if held is None or held.key != key:
@@ -98,7 +103,7 @@ class Formed:
 
     def _held(self, key: Hashable, terms: Sequence[str], tensors: Sequence[Tensor]) -> Held:
         pairs = zip(tensors, terms, strict=True)
-        return Held(key, [parts_of(tensor, term, self.stack) for tensor, term in pairs])
+        return Held(key, [parts_of(tensor.contiguous(), term, self.stack) for tensor, term in pairs])
 
     def _drop_after_backward(self, tensors: Sequence[Tensor]) -> None:
         """A backward pass frees the graph of what was formed."""

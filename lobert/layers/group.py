@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lobert.factorizations import Bond, Factorization, Rank, Shape
 from lobert.factorizations.contraction import Path, contract, run
 from lobert.factorizations.pivoted import balanced
-from lobert.layers.formed import Formed, stands_alone
+from lobert.layers.formed import Formed, Operands, stands_alone
 from lobert.layers.heads import HeadFrame
 from lobert.layers.pivots import Pivots
 from lobert.layers.sharing import Index, precision, states
@@ -157,16 +157,16 @@ class FactorGroup(nn.Module):
             for factor, term in zip(self.needed_factors(), self.ways.needed, strict=True)
         ]
 
-    def operands(self, way: Way, index: Index) -> list[Tensor]:
+    def operands(self, way: Way, index: Index) -> Operands:
         """What a slice has of the factors, formed as far as the way has it for all slices together."""
         joint, terms, _ = way.halves
         training = torch.is_grad_enabled()
         if training:
             self.formed.drop_kept()
         if not joint.steps and not self.stack:
-            return self.needed_factors()
+            return Operands(self.needed_factors(), None)
         if training and stands_alone():
-            return run(joint.without(self.stack), self.slice_factors(index))
+            return Operands(run(joint.without(self.stack), self.slice_factors(index)), states(self.tensors()))
         state = states(self.tensors())
         if not training:
             return self.formed.in_evaluation(index, joint, state, terms, partial(self._form_to_keep, joint))

@@ -31,18 +31,33 @@ def halves(path: Path, terms: Sequence[str], stack: str, joins: Callable[[str], 
     joint, each = list[Numbered](), list[Numbered]()
     for left, right, equation in path.steps:
         b, a = pool.pop(right), pool.pop(left)
-        result = leading(equation.split("->")[1], stack)
+        result = leading(trailing(equation.split("->")[1], "oi"), TOKENS + stack)
         is_joint = {a, b} <= formed and joins(f"{known[a]},{known[b]}->{result}")
         (joint if is_joint else each).append((a, b, len(known)))
         if is_joint:
             formed.add(len(known))
         pool.append(len(known))
         known.append(result)
+    for a, b, outcome in each:
+        for number, other in ((a, b), (b, a)):
+            if number in formed and number >= len(terms):
+                known[number] = suited(known[number], known[other], known[outcome], stack)
     first = placed(joint, known, factors)  # `factors` are now those that are left
     bare = ["".join(letter for letter in term if letter not in stack) for term in known]
     common = frozenset(place for place, (a, b, _) in enumerate(each) if ROLE not in known[a] + known[b])
     second = placed(each, bare, [*factors, *inputs])
     return Halves(Path(first), tuple(known[number] for number in factors), Path(second, common=common))
+
+
+def trailing(term: str, letters: str) -> str:
+    """The term with those of some letters that it has at its end."""
+    return "".join(sorted(term, key=letters.find))
+
+
+def suited(term: str, other: str, output: str, stack: str) -> str:
+    """The term in the order in which its product with another one reads it: as a matrix, without copies."""
+    summed = "".join(letter for letter in term if letter in other and letter not in output)
+    return leading(summed + "".join(letter for letter in output if letter in term), stack)
 
 
 def placed(steps: Sequence[Numbered], terms: Sequence[str], pool: list[int]) -> tuple[Step, ...]:

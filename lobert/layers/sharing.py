@@ -5,7 +5,7 @@ Q, K and V of a layer are called one after another with the same tensor. In `rso
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -86,11 +86,14 @@ class SharedInput:
         self._results = Results(self)
         self._served: set[Index] = set()
 
-    def results(self, x: Tensor, index: Index, factors: Callable[[], Iterable[Tensor]], path: Path) -> Results | None:
-        """The common results so far, for the slice `index` to use and to add to; None where there are none to share."""
+    def results(self, x: Tensor, index: Index, origin: object, path: Path) -> Results | None:
+        """The common results so far, for the slice `index` to use and to add to; None where there are none to share.
+
+        `origin` is equal for slices whose operands have the same values.
+        """
         if self.size == 1 or not path.common:
             return None
-        key = (path, version(x), modes(x), states(factors()))
+        key = (path, version(x), modes(x), origin)
         if x is not self._input or key != self._key or index in self._served:
             self.forget()
             self._input, self._key = x, key
