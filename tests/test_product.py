@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lobert.factorizations.product import Overlap, product, ways_of
+from lobert.factorizations.product import FewOrMany, Overlap, product, way_of
 
 SIZES = {"a": 7, "b": 5, "c": 6, "d": 2}
 EQUATIONS = [
@@ -29,4 +29,6 @@ def test_a_product_is_that_of_einsum(equation: str, transposed: bool) -> None:
 def test_entry_by_entry_are_those_of_the_same_letters(equation: str) -> None:
     left, right = equation.split("->")[0].split(",")
     batched = bool(set(left) & set(right) & set(equation.split("->")[1]))
-    assert isinstance(ways_of(equation)[1], Overlap) == (set(left) == set(right) and batched)
+    way = way_of(equation)
+    many = way.many if isinstance(way, FewOrMany) else way
+    assert isinstance(many, Overlap) == (set(left) == set(right) and batched)

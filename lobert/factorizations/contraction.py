@@ -7,11 +7,11 @@ and a path that merges the factors first are points of the same search.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
-from lobert.factorizations.product import product
+from lobert.factorizations.product import Way, is_rowwise, way_of
 
 Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
 Step = tuple[int, int, str]
@@ -38,6 +38,16 @@ class Path:
     @property
     def multiply_adds(self) -> int:
         return self.forming + self.running
+
+    @cached_property
+    def calls(self) -> tuple[tuple[int, int, Way], ...]:
+        """The steps with what computes them."""
+        return tuple((left, right, way_of(equation)) for left, right, equation in self.steps)
+
+    @cached_property
+    def rowwise(self) -> bool:
+        """Whether the input may have any number of leading modes in place of that of the tokens."""
+        return all(is_rowwise(equation) for _, _, equation in self.steps if TOKENS in equation)
 
     def without(self, letters: str) -> "Path":
         """The same steps where operands lack these letters; it has no costs."""
@@ -86,11 +96,11 @@ def run(
 ) -> list[Tensor]:
     """As `contract`, for a path that may leave several operands."""
     pool = list(operands)
-    for number, (left, right, equation) in enumerate(path.steps):
+    for number, (left, right, way) in enumerate(path.calls):
         second, first = pool.pop(right), pool.pop(left)
         result = None if results is None else results.get(number)
         if result is None:
-            result = product(equation, first, second, None if pool else bias)
+            result = way(first, second, None if pool else bias)
             if results is not None and number in path.common:
                 results[number] = result
         pool.append(result)

@@ -4,7 +4,7 @@ torch.einsum knows only batched matrix products: it turns FALCON's row-wise scal
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,35 +44,48 @@ class Pair:
         return set(self.a) <= set(self.b) or set(self.b) <= set(self.a)
 
 
+Way = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 def product(equation: str, first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
     """`einsum(equation, first, second) + bias`; the bias runs along the last letter of the output."""
-    weighted_sum, otherwise = ways_of(equation)
-    if weighted_sum is not None and (otherwise is None or weighted_sum.terms(first) <= FEW):
-        return weighted_sum(first, second, bias)
-    if otherwise is not None:
-        return otherwise(first, second, bias)
-    return added(torch.einsum(equation, first, second), bias)
+    return way_of(equation)(first, second, bias)
 
 
 @lru_cache(maxsize=4096)
-def ways_of(equation: str) -> tuple["WeightedSum | None", "MatrixProduct | Overlap | Spread | None"]:
-    """The ways to compute this equation other than by torch.einsum: with few summed terms, and with many."""
+def way_of(equation: str) -> Way:
+    """How to compute this equation, remembered."""
     inputs, output = equation.split("->")
     a, b = inputs.split(",")
     pair = Pair(a, b, output)
     if pair.alone:
-        return None, None
-    weighted_sum = WeightedSum(pair) if pair.within else None
+        return Einsum(equation)
+    otherwise = way_of_many(pair, equation)
+    if not pair.within:
+        return otherwise
+    weighted_sum = WeightedSum(pair)
+    return weighted_sum if isinstance(otherwise, Einsum) or not pair.summed else FewOrMany(weighted_sum, otherwise)
+
+
+def way_of_many(pair: Pair, equation: str) -> Way:
+    """How, where there may be many terms to sum."""
     if not pair.batched:
-        return weighted_sum, MatrixProduct(pair)
-    if set(a) == set(b):
-        return weighted_sum, Overlap(pair)
-    return weighted_sum, None if pair.summed else Spread(pair)
+        return MatrixProduct(pair)
+    if set(pair.a) == set(pair.b):
+        return Overlap(pair)
+    return Einsum(equation) if pair.summed else Spread(pair)
 
 
 def is_matrix_product(equation: str) -> bool:
     """Whether this equation is one product of two matrices."""
-    return isinstance(ways_of(equation)[1], MatrixProduct)
+    way = way_of(equation)
+    return isinstance(way.many if isinstance(way, FewOrMany) else way, MatrixProduct)
+
+
+def is_rowwise(equation: str) -> bool:
+    """Whether the first letter of the output may stand for any number of leading modes: each row goes by itself."""
+    way = way_of(equation)
+    return isinstance(way, MatrixProduct | WeightedSum) and way.rowwise
 
 
 def added(result: Tensor, bias: Tensor | None) -> Tensor:
@@ -88,6 +101,16 @@ def ordered(tensor: Tensor, permutation: Order) -> Tensor:
     return tensor if permutation is None else tensor.permute(permutation)
 
 
+class Einsum:
+    """What torch makes of an equation."""
+
+    def __init__(self, equation: str) -> None:
+        self.equation = equation
+
+    def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+        return added(torch.einsum(self.equation, first, second), bias)
+
+
 class WeightedSum:
     """Elementwise multiples of the larger operand, added up over the summed letters without copies of it."""
 
@@ -100,15 +123,19 @@ class WeightedSum:
         self.large_order, self.small_order = order(large, pair.summed + pair.output), order(small, pair.summed + kept)
         spread = tuple(slice(None) if letter in kept else None for letter in pair.output)
         self.spread = None if pair.output.endswith(kept) else spread  # leading modes are spread by themselves
+        as_they_are = not self.summed and self.large_order is None and self.small_order is None
+        self.rowwise = as_they_are and self.spread is None and len(kept) < len(pair.output)
 
     def terms(self, first: Tensor) -> int:
         """How many multiples there are to add."""
-        return math.prod(first.shape[dim] for dim in self.dims)
+        return math.prod([first.shape[dim] for dim in self.dims])
 
     def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
         large, small = (second, first) if self.swapped else (first, second)
         if large.dtype != small.dtype or (bias is not None and bias.dtype != large.dtype):  # under autocast alone
             large, small, bias = lowered(large, small, bias)
+        if self.rowwise:
+            return large * small if bias is None else torch.addcmul(bias, large, small)
         terms = slabs(ordered(large, self.large_order), self.summed)
         weights = slabs(ordered(small, self.small_order), self.summed)
         if self.spread is not None:
@@ -131,6 +158,17 @@ def lowered(large: Tensor, small: Tensor, bias: Tensor | None) -> tuple[Tensor, 
     """All in the lower of the operands' precisions, as autocast would have matrix products."""
     dtype = min(large.dtype, small.dtype, key=lambda dtype: dtype.itemsize)
     return large.to(dtype), small.to(dtype), None if bias is None else bias.to(dtype)
+
+
+class FewOrMany:
+    """A weighted sum of few terms, and another way for many."""
+
+    def __init__(self, few: WeightedSum, many: Way) -> None:
+        self.few, self.many = few, many
+
+    def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+        way = self.few if self.few.terms(first) <= FEW else self.many
+        return way(first, second, bias)
 
 
 class Overlap:
@@ -177,14 +215,14 @@ class MatrixProduct:
         self.beside_order = order(beside, pair.summed + columns)
         self.output_order = order(rows + columns, pair.output)
         self.rows, self.summed = len(rows), len(pair.summed)
-        self.plain = len(rows) == len(columns) == self.summed == 1
         self.takes_bias = len(columns) == 1 and self.output_order is None
+        self.rowwise = self.takes_bias and len(rows) == self.summed == 1 and self.above_order is None
 
     def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
         above, beside = (second, first) if self.swapped else (first, second)
+        if self.rowwise:
+            return torch.nn.functional.linear(above, beside.t() if self.beside_order is None else beside, bias)
         above, beside = ordered(above, self.above_order), ordered(beside, self.beside_order)
-        if self.plain and self.takes_bias:
-            return torch.mm(above, beside) if bias is None else torch.addmm(bias, above, beside)
         shape = (*above.shape[: self.rows], *beside.shape[self.summed :])
         depth = math.prod(beside.shape[: self.summed])
         above = above.reshape(math.prod(shape[: self.rows]), depth)

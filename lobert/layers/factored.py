@@ -46,6 +46,8 @@ class FactoredLinear(nn.Module):
         results = self.shared.results(x, self.index, origin, path)
         if way.merges:
             return nn.functional.linear(x, contract(path, operands, results), bias)
+        if path.rowwise:
+            return contract(path, [*operands, x], results, bias)
         y = contract(path, [*operands, x.reshape(tokens, self.in_features)], results, bias)
         return y.view(*x.shape[:-1], self.out_features)
 

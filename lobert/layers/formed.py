@@ -51,14 +51,17 @@ class Operands(NamedTuple):
 
 @dataclass(eq=False)
 class Held:
-    """The operands of all slices, and what they were formed from; in training, which slices have had them."""
+    """The operands of all slices, what they were formed from, and those that slices have had."""
 
     key: Hashable
     operands: list[Parts]
-    served: set[Index] = field(default_factory=set)
+    served: dict[Index, Operands] = field(default_factory=dict)
+    origin: object = field(default_factory=object)
 
     def at(self, index: Index) -> Operands:
-        return Operands([parts.at(index) for parts in self.operands], self)
+        if index not in self.served:
+            self.served[index] = Operands([parts.at(index) for parts in self.operands], self.origin)
+        return self.served[index]
 
 
 class Formed:
@@ -89,10 +92,10 @@ class Formed:
             tensors = form()
             self._drop_after_backward(tensors)
             held = self._in_training = self._held(key, terms, tensors)
-        held.served.add(index)
+        operands = held.at(index)
         if len(held.served) == self.count:
             self._in_training = None
-        return held.at(index)
+        return operands
 
     def in_evaluation(self, index: Index, name: Hashable, key: Hashable, terms: Sequence[str], form: Form) -> Operands:
         """The same; those of each `name` are kept beside each other."""

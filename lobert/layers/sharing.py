@@ -22,11 +22,14 @@ def states(factors: Iterable[Tensor]) -> tuple[object, ...]:
     Not seen is an edit in place through `factor.data`, by which torch's own version counter is not raised either: edit
     under `torch.no_grad()` instead.
     """
-    return tuple([(f.data_ptr(), version(f), f.dtype, f.requires_grad) for f in factors])
+    try:
+        return tuple([(f.data_ptr(), f._version, f.dtype, f.requires_grad) for f in factors])
+    except RuntimeError:  # some of them were made in inference mode
+        return tuple([(f.data_ptr(), version(f), f.dtype, f.requires_grad) for f in factors])
 
 
 def version(tensor: Tensor) -> int:
-    """How often the tensor was changed in place; in inference mode torch does not count."""
+    """How often the tensor was changed in place; of those made in inference mode torch does not count it."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -83,7 +86,7 @@ class SharedInput:
         """Let go of input and products."""
         self._input: Tensor | None = None
         self._key: tuple[object, ...] = ()
-        self._results = Results(self)
+        self._results: Results | None = None
         self._served: set[Index] = set()
 
     def results(self, x: Tensor, index: Index, origin: object, path: Path) -> Results | None:
@@ -94,10 +97,10 @@ class SharedInput:
         if self.size == 1 or not path.common:
             return None
         key = (path, version(x), modes(x), origin)
-        if x is not self._input or key != self._key or index in self._served:
-            self.forget()
-            self._input, self._key = x, key
         results = self._results
+        if results is None or x is not self._input or key != self._key or index in self._served:
+            results = self._results = Results(self)
+            self._input, self._key, self._served = x, key, set()
         self._served.add(index)
         if len(self._served) == self.size:
             self.forget()
