@@ -9,6 +9,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
+from lobert.layers.tracing import is_traced
+
 CHUNK = 1024  # tokens, at least
 METHODS = ("feed_forward_chunk", "ff_chunk")  # by which transformers' layers call them, for any number of tokens
 
@@ -26,6 +28,8 @@ class Chunked:
 
     def __call__(self, x: Tensor) -> Tensor:
         network = getattr(type(self.layer), self.method)
+        if is_traced():
+            return network(self.layer, x)
         tokens = x.shape[:-1].numel()
         if tokens < 2 * CHUNK or torch.is_grad_enabled() or x.device.type != "cpu" or is_watched(self.layer):
             return network(self.layer, x)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lobert.factorizations.contraction import contract
 from lobert.layers.group import FactorGroup
 from lobert.layers.sharing import SharedInput
+from lobert.layers.tracing import TRACED_BATCH, is_traced
 
 
 class FactoredLinear(nn.Module):
@@ -37,10 +38,11 @@ class FactoredLinear(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x Wᵀ` and this bias, `[..., out]`."""
-        tokens = x.numel() // self.in_features
-        way = self.group.ways.way(tokens, torch.is_grad_enabled(), self.shared.size)
+        traced = is_traced()
+        tokens = TRACED_BATCH if traced else x.numel() // self.in_features
+        way = self.group.ways.way(tokens, traced or torch.is_grad_enabled(), self.shared.size)
         path = way.halves.each
-        operands, origin = self.group.operands(way, self.index)
+        operands, origin = (self.group.own_operands if traced else self.group.operands)(way, self.index)
         if not path.steps:
             return nn.functional.linear(x, operands[0], bias)
         results = self.shared.results(x, self.index, origin, path)
@@ -48,7 +50,7 @@ class FactoredLinear(nn.Module):
             return nn.functional.linear(x, contract(path, operands, results), bias)
         if path.rowwise:
             return contract(path, [*operands, x], results, bias)
-        y = contract(path, [*operands, x.reshape(tokens, self.in_features)], results, bias)
+        y = contract(path, [*operands, x.reshape(-1, self.in_features)], results, bias)
         return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:

@@ -20,6 +20,7 @@ from lobert.layers.formed import Formed, Operands, stands_alone
 from lobert.layers.heads import HeadFrame
 from lobert.layers.pivots import Pivots
 from lobert.layers.sharing import Index, precision, states
+from lobert.layers.tracing import is_traced
 from lobert.layers.ways import Evaluation, Way, Ways
 
 
@@ -127,6 +128,8 @@ class FactorGroup(nn.Module):
         if torch.is_grad_enabled():
             self._whole = None  # an optimizer's step may follow that no version tells of
             return self._assembled(kept)
+        if is_traced():
+            return self._assembled(kept)
         state = states(self.tensors())
         if self._whole is None or self._whole[0] != state:
             self._whole = (state, self._assembled(kept))
@@ -166,12 +169,16 @@ class FactorGroup(nn.Module):
         if not joint.steps and not self.stack:
             return Operands(self.needed_factors(), None)
         if training and stands_alone():
-            return Operands(run(joint.without(self.stack), self.slice_factors(index)), states(self.tensors()))
+            return self.own_operands(way, index)._replace(origin=states(self.tensors()))
         state = states(self.tensors())
         if not training:
             return self.formed.in_evaluation(index, joint, state, terms, partial(self._form_to_keep, joint))
         key = joint, state, precision(self.tensors()[0].device.type)
         return self.formed.in_training(index, key, terms, lambda: run(joint, self.needed_factors()))
+
+    def own_operands(self, way: Way, index: Index) -> Operands:
+        """The same, formed for this slice alone."""
+        return Operands(run(way.halves.joint.without(self.stack), self.slice_factors(index)), None)
 
     def _form_to_keep(self, joint: Path) -> list[Tensor]:
         """In the factors' own precision."""

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from lobert.factorizations.contraction import Path, cheapest_path, contract
 from lobert.layers.group import FactorGroup
+from lobert.layers.tracing import TRACED_BATCH, is_traced
 from lobert.layers.ways import LARGE_BATCH
 
 
@@ -47,7 +48,8 @@ class FactoredEmbedding(nn.Module):
         tokens = ids.reshape(-1)
         pairs = zip(self.group.whole_factors(), self.places, strict=True)
         factors = [f if place < 0 else f.index_select(place, tokens) for f, place in pairs]
-        found = factors[0].T if len(factors) == 1 else contract(self.path(len(tokens)), factors)
+        path = self.path(TRACED_BATCH if is_traced() else len(tokens))
+        found = factors[0].T if len(factors) == 1 else contract(path, factors)
         return found.reshape(*ids.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:

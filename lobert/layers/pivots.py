@@ -52,6 +52,6 @@ class Pivots(nn.Module):
 
     def forward(self, rest: Tensor) -> Tensor:
         """`[r, n - r]` to `[r, n]`."""
-        identity = torch.diag(self.unit.to(rest.dtype).expand(self.rank))
+        identity = torch.eye(self.rank, dtype=rest.dtype, device=rest.device) * self.unit
         whole = rest.new_zeros(self.rank, self.columns).index_copy_(1, self.identity_columns, identity)
         return whole.index_copy(1, self.other_columns, rest)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lobert.factorizations.contraction import Path
+from lobert.layers.tracing import is_traced
 
 Index = tuple[int, ...]
 
@@ -59,7 +60,7 @@ class Results(dict[int, Tensor]):
 
     def __setitem__(self, number: int, result: Tensor) -> None:
         super().__setitem__(number, result)
-        if result.requires_grad:
+        if result.requires_grad and not is_traced():
             owner = self.owner  # the hook lives as long as the graph, and must not keep these results alive
 
             def forget(_: Tensor) -> None:
