@@ -18,8 +18,9 @@ from torch import Tensor
 
 from lobert.errors import LobertError
 from lobert.factorizations import FACTORIZATIONS, RankSetting, Shape, factorization, reconstruct, relative_error
-from lobert.factorizations.contraction import cheapest_path, contract
+from lobert.factorizations.contraction import contract
 from lobert.factorizations.dial import NEAR, Dial
+from lobert.factorizations.orders import cheapest_path
 from lobert.factorizations.tucker import best_tucker, sequential_hosvd
 
 EXACT = 1e-10

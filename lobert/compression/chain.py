@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from lobert.factorizations.contraction import Sizes
+from lobert.factorizations.orders import Sizes
 from lobert.factorizations.product import product
 
 REPEATS = 4  # times that a chain is expected to be run

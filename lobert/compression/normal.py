@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lobert.compression.objective import trace
-from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.factorizations.contraction import Path, contract
 from lobert.factorizations.numerics import mode_product
+from lobert.factorizations.orders import cheapest_path
 from lobert.factorizations.product import product
 
 SETTLED = 0.05  # share of the gain so far, below which a step of conjugate gradients is the last

@@ -15,7 +15,8 @@ from torch import Tensor
 from lobert.compression.chain import Chain, Tree, cheapest_chain, form, leaves
 from lobert.compression.normal import Problem
 from lobert.compression.objective import Goal, Metrics
-from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.factorizations.contraction import Path, contract
+from lobert.factorizations.orders import cheapest_path
 
 ErrorOf = Callable[[str, Sequence[Tensor]], float]  # of an equation and its factors, the squared distance to a goal
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lobert.errors import LobertError
 from lobert.factorizations.bounds import squared_error_bound
-from lobert.factorizations.contraction import contract, dense_path
+from lobert.factorizations.contraction import contract
+from lobert.factorizations.orders import dense_path
 
 Rank = tuple[int, ...]
 Shape = tuple[int, ...]  # [*stack, out, in]

@@ -1,19 +1,13 @@
-"""Cheapest pairwise order of an einsum, found by exhaustive search over its few operands and remembered.
+"""An einsum of several operands as a path of products of two; the letter `n` counts tokens."""
 
-Terms and outputs are einsum strings; the letter `n` counts tokens, so a path that runs an input through the factors
-and a path that merges the factors first are points of the same search.
-"""
-
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from torch import Tensor
 
 from lobert.factorizations.product import Way, is_rowwise, way_of
 
-Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
 Step = tuple[int, int, str]
 TOKENS = "n"
 
@@ -58,28 +52,6 @@ class Path:
             )
         )
 
-    def preceded(self, step: Step, sizes: dict[str, int]) -> "Path":
-        """The same with one step before."""
-        terms = step[2].split("->")[0].split(",")
-        cost = math.prod(sizes[letter] for letter in set("".join(terms)))
-        if TOKENS not in step[2]:
-            return Path((step, *self.steps), self.forming + cost, self.running, self.reading)
-        read = sum(math.prod(sizes[letter] for letter in term) for term in terms if TOKENS not in term)
-        return Path((step, *self.steps), self.forming, self.running + cost, self.reading + read)
-
-
-Cost = Callable[[Path], int]
-
-
-def once(path: Path) -> int:
-    """The cost of a path that is gone through once, all of it."""
-    return path.multiply_adds
-
-
-def again(path: Path) -> int:
-    """The cost of a path to go through again: what takes no tokens is kept, and read."""
-    return path.running + path.reading
-
 
 def contract(
     path: Path, operands: Iterable[Tensor], results: dict[int, Tensor] | None = None, bias: Tensor | None = None
@@ -110,40 +82,3 @@ def run(
 def leading(term: str, letters: str) -> str:
     """The term with those of some letters that it has in front, in their order."""
     return "".join(sorted(term, key=lambda letter: letters.find(letter) % (len(letters) + 1)))
-
-
-def dense_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> Path:
-    """Cheapest order for a whole equation whose operands have these shapes."""
-    inputs, output = equation.split("->")
-    terms = tuple(inputs.split(","))
-    sizes = {
-        letter: size
-        for term, shape in zip(terms, shapes, strict=True)
-        for letter, size in zip(term, shape, strict=True)
-    }
-    return cheapest_path(terms, output, tuple(sorted(sizes.items())))
-
-
-@lru_cache(maxsize=4096)
-def cheapest_path(terms: tuple[str, ...], output: str, sizes: Sizes, may_merge: bool = True, cost: Cost = once) -> Path:
-    """The order of the least cost; without `may_merge`, no step forms `[o, i]` from factors alone."""
-    if len(terms) == 1:
-        return Path(())
-    pairs = [(left, right) for left in range(len(terms)) for right in range(left + 1, len(terms))]
-    paths = [first_step(terms, pair, output, sizes, may_merge, cost) for pair in pairs]
-    return min((path for path in paths if path is not None), key=cost)
-
-
-def first_step(
-    terms: tuple[str, ...], pair: tuple[int, int], output: str, sizes: Sizes, may_merge: bool, cost: Cost
-) -> Path | None:
-    """The cheapest path that begins with this pair, or None where that step merges and may not."""
-    left, right = terms[pair[0]], terms[pair[1]]
-    rest = tuple(term for index, term in enumerate(terms) if index not in pair)
-    needed = set(output).union(*rest)
-    union = leading("".join(dict.fromkeys(left + right)), TOKENS)  # rows stay rows in memory
-    result = output if not rest else "".join(letter for letter in union if letter in needed)
-    if not may_merge and {"o", "i"} <= set(result) and TOKENS not in union:
-        return None
-    tail = cheapest_path((*rest, result), output, sizes, may_merge, cost)
-    return tail.preceded((*pair, f"{left},{right}->{result}"), dict(sizes))

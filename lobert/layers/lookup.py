@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lobert.factorizations.contraction import Path, cheapest_path, contract
+from lobert.factorizations.contraction import Path, contract
+from lobert.factorizations.orders import cheapest_path
 from lobert.layers.group import FactorGroup
 from lobert.layers.tracing import TRACED_BATCH, is_traced
 from lobert.layers.ways import LARGE_BATCH

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from lobert.factorizations import Shape
 from lobert.factorizations.base import rank_letters
-from lobert.factorizations.contraction import TOKENS, Path, again, cheapest_path, once
+from lobert.factorizations.contraction import TOKENS, Path
+from lobert.factorizations.orders import again, cheapest_path, once
 from lobert.factorizations.product import is_matrix_product
 from lobert.layers.halves import ROLE, Halves, halves
 
