@@ -39,9 +39,9 @@ class Slices(nn.Module):
 class Classifier(nn.Module):
     """A student as a function of its inputs by position, to its logits."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, layers: int = 2) -> None:
         super().__init__()
-        self.model = tiny_bert(num_hidden_layers=2)
+        self.model = tiny_bert(num_hidden_layers=layers)
         compress_model(self.model, make_plan(self.model, point(name)))
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -78,6 +78,22 @@ def test_an_exported_student_is_the_student(name: str) -> None:
         graph = exported(model).module()
         for other in (batch(2, 7), batch(3, 12)):
             torch.testing.assert_close(graph(*other), model(*other))
+
+
+@pytest.mark.parametrize("name", ["falcon_layer", "embeddings_svd", "all_narrow_svd"])
+def test_a_compiled_student_is_one_graph_with_its_gradients(name: str) -> None:
+    torch.compiler.reset()  # of other students, which go through the same code
+    model = Classifier(name, layers=1).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for other in (batch(2, 7), batch(3, 12)):
+        found = []
+        for run in (compiled, model):
+            model.zero_grad()
+            logits = run(*other)
+            logits.square().sum().backward()
+            found.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert len(found[0]) > 1
+        torch.testing.assert_close(*found)
 
 
 def test_what_is_shared_is_in_the_graph_once_and_leaves_nothing() -> None:

@@ -1,8 +1,7 @@
 """An einsum of several operands as a path of products of two; the letter `n` counts tokens."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -21,6 +20,8 @@ class Path:
         running: those of the others.
         reading: numbers that these read of operands without tokens.
         common: numbers of the steps whose results are the same for all slices that read one input.
+        calls: the steps with what computes them.
+        rowwise: whether the input may have any number of leading modes in place of that of the tokens.
     """
 
     steps: tuple[Step, ...]
@@ -28,20 +29,18 @@ class Path:
     running: int = 0
     reading: int = 0
     common: frozenset[int] = frozenset()
+    calls: tuple[tuple[int, int, Way], ...] = field(init=False, repr=False, compare=False)
+    rowwise: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        calls = tuple((left, right, way_of(equation)) for left, right, equation in self.steps)
+        rowwise = all(is_rowwise(equation) for _, _, equation in self.steps if TOKENS in equation)
+        object.__setattr__(self, "calls", calls)
+        object.__setattr__(self, "rowwise", rowwise)
 
     @property
     def multiply_adds(self) -> int:
         return self.forming + self.running
-
-    @cached_property
-    def calls(self) -> tuple[tuple[int, int, Way], ...]:
-        """The steps with what computes them."""
-        return tuple((left, right, way_of(equation)) for left, right, equation in self.steps)
-
-    @cached_property
-    def rowwise(self) -> bool:
-        """Whether the input may have any number of leading modes in place of that of the tokens."""
-        return all(is_rowwise(equation) for _, _, equation in self.steps if TOKENS in equation)
 
     def without(self, letters: str) -> "Path":
         """The same steps where operands lack these letters; it has no costs."""

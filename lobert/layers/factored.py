@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lobert.factorizations.contraction import contract
 from lobert.layers.group import FactorGroup
 from lobert.layers.sharing import SharedInput
-from lobert.layers.tracing import TRACED_BATCH, is_traced
+from lobert.layers.tracing import is_traced
 
 
 class FactoredLinear(nn.Module):
@@ -27,6 +27,7 @@ class FactoredLinear(nn.Module):
         self.index, self.shared = index, shared or SharedInput()
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.out_features, self.in_features = group.shape[-2:]
+        group.ways.traced(self.shared.size)  # torch.compile should not have to look for it
 
     @property
     def weight(self) -> Tensor:
@@ -38,11 +39,14 @@ class FactoredLinear(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x Wᵀ` and this bias, `[..., out]`."""
-        traced = is_traced()
-        tokens = TRACED_BATCH if traced else x.numel() // self.in_features
-        way = self.group.ways.way(tokens, traced or torch.is_grad_enabled(), self.shared.size)
+        if is_traced():
+            way = self.group.ways.traced(self.shared.size)
+            operands, origin = self.group.own_operands(way, self.index)
+        else:
+            tokens = x.numel() // self.in_features
+            way = self.group.ways.way(tokens, torch.is_grad_enabled(), self.shared.size)
+            operands, origin = self.group.operands(way, self.index)
         path = way.halves.each
-        operands, origin = (self.group.own_operands if traced else self.group.operands)(way, self.index)
         if not path.steps:
             return nn.functional.linear(x, operands[0], bias)
         results = self.shared.results(x, self.index, origin, path)

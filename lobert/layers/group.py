@@ -162,7 +162,7 @@ class FactorGroup(nn.Module):
 
     def operands(self, way: Way, index: Index) -> Operands:
         """What a slice has of the factors, formed as far as the way has it for all slices together."""
-        joint, terms, _ = way.halves
+        joint, terms, *_ = way.halves
         training = torch.is_grad_enabled()
         if training:
             self.formed.drop_kept()
@@ -178,7 +178,7 @@ class FactorGroup(nn.Module):
 
     def own_operands(self, way: Way, index: Index) -> Operands:
         """The same, formed for this slice alone."""
-        return Operands(run(way.halves.joint.without(self.stack), self.slice_factors(index)), None)
+        return Operands(run(way.halves.alone, self.slice_factors(index)), None)
 
     def _form_to_keep(self, joint: Path) -> list[Tensor]:
         """In the factors' own precision."""

@@ -12,11 +12,13 @@ Numbered = tuple[int, int, int]  # a step: two operands and what comes of them, 
 class Halves(NamedTuple):
     """`joint` runs the factors of all slices together and leaves operands with these `terms`, which letters of the
     stack lead; `each` runs one slice of them, without these letters, and behind them its input, if there is one.
+    `alone` is `joint` for the factors of one slice.
     """
 
     joint: Path
     terms: tuple[str, ...]
     each: Path
+    alone: Path
 
 
 def halves(path: Path, terms: Sequence[str], stack: str, joins: Callable[[str], bool]) -> Halves:
@@ -46,7 +48,9 @@ def halves(path: Path, terms: Sequence[str], stack: str, joins: Callable[[str], 
     bare = ["".join(letter for letter in term if letter not in stack) for term in known]
     common = frozenset(place for place, (a, b, _) in enumerate(each) if ROLE not in known[a] + known[b])
     second = placed(each, bare, [*factors, *inputs])
-    return Halves(Path(first), tuple(known[number] for number in factors), Path(second, common=common))
+    whole = Path(first)
+    operands = tuple(known[number] for number in factors)
+    return Halves(whole, operands, Path(second, common=common), whole.without(stack))
 
 
 def trailing(term: str, letters: str) -> str:

@@ -60,7 +60,7 @@ class Results(dict[int, Tensor]):
 
     def __setitem__(self, number: int, result: Tensor) -> None:
         super().__setitem__(number, result)
-        if result.requires_grad and not is_traced():
+        if result.requires_grad:
             owner = self.owner  # the hook lives as long as the graph, and must not keep these results alive
 
             def forget(_: Tensor) -> None:
@@ -87,20 +87,21 @@ class SharedInput:
         """Let go of input and products."""
         self._input: Tensor | None = None
         self._key: tuple[object, ...] = ()
-        self._results: Results | None = None
+        self._results: dict[int, Tensor] | None = None
         self._served: set[Index] = set()
 
-    def results(self, x: Tensor, index: Index, origin: object, path: Path) -> Results | None:
+    def results(self, x: Tensor, index: Index, origin: object, path: Path) -> dict[int, Tensor] | None:
         """The common results so far, for the slice `index` to use and to add to; None where there are none to share.
 
         `origin` is equal for slices whose operands have the same values.
         """
         if self.size == 1 or not path.common:
             return None
-        key = (path, version(x), modes(x), origin)
+        traced = is_traced()  # a value does not change then, and nobody goes back through it
+        key = () if traced else (path, version(x), modes(x), origin)
         results = self._results
         if results is None or x is not self._input or key != self._key or index in self._served:
-            results = self._results = Results(self)
+            results = self._results = {} if traced else Results(self)
             self._input, self._key, self._served = x, key, set()
         self._served.add(index)
         if len(self._served) == self.size:

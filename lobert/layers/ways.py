@@ -9,6 +9,7 @@ from lobert.factorizations.contraction import TOKENS, Path
 from lobert.factorizations.orders import again, cheapest_path, once
 from lobert.factorizations.product import is_matrix_product
 from lobert.layers.halves import ROLE, Halves, halves
+from lobert.layers.tracing import TRACED_BATCH
 
 Evaluation = Literal["auto", "contract", "merge"]
 EVALUATIONS: tuple[Evaluation, ...] = ("auto", "contract", "merge")
@@ -47,6 +48,7 @@ class Ways:
         self.layer = LAYER if LAYER in stack else ""
         self.inputs = self.sizes.get(LAYER, 1)  # that slices read, where all roles share theirs
         self._known: dict[tuple[Evaluation, int, bool, int], Way] = {}
+        self._traced: dict[tuple[Evaluation, int], Way] = {}
 
     @property
     def input_term(self) -> str:
@@ -89,6 +91,13 @@ class Ways:
                 self._known.clear()
             self._known[asked] = self._found(tokens, training, sharers)
         return self._known[asked]
+
+    def traced(self, sharers: int = 1) -> Way:
+        """How a graph gets them that is written down for batches of any size, and forms what it needs in every pass."""
+        asked = (self.evaluation, sharers)
+        if asked not in self._traced:
+            self._traced[asked] = self._found(TRACED_BATCH, True, sharers)
+        return self._traced[asked]
 
     def _found(self, tokens: int, training: bool, sharers: int) -> Way:
         merges = self.merges(tokens, training, sharers)
