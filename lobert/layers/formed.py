@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lobert.factorizations.contraction import Path
+
 Index = tuple[int, ...]
 Form = Callable[[], Sequence[Tensor]]
 saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: "unknown")  # before torch 2.8
@@ -83,7 +85,7 @@ class Formed:
 
     def drop_kept(self) -> None:
         """Let go of what is kept for evaluation."""
-        self._kept: dict[Hashable, Held] = {}
+        self._kept: dict[Path, Held] = {}
 
     def in_training(self, index: Index, key: Hashable, terms: Sequence[str], form: Form) -> Operands:
         """The operands of one slice; `form` gives those of all, which have these terms."""
@@ -97,11 +99,13 @@ class Formed:
             self._in_training = None
         return operands
 
-    def in_evaluation(self, index: Index, name: Hashable, key: Hashable, terms: Sequence[str], form: Form) -> Operands:
-        """The same; those of each `name` are kept beside each other."""
-        held = self._kept.get(name)
+    def in_evaluation(
+        self, index: Index, joint: Path, key: Hashable, terms: Sequence[str], form: Callable[[Path], Sequence[Tensor]]
+    ) -> Operands:
+        """The same; those of each `joint`, which `form` goes, are kept beside each other."""
+        held = self._kept.get(joint)
         if held is None or held.key != key:
-            held = self._kept[name] = self._held(key, terms, form())
+            held = self._kept[joint] = self._held(key, terms, form(joint))
         return held.at(index)
 
     def _held(self, key: Hashable, terms: Sequence[str], tensors: Sequence[Tensor]) -> Held:

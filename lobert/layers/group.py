@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +161,7 @@ class FactorGroup(nn.Module):
 
     def operands(self, way: Way, index: Index) -> Operands:
         """What a slice has of the factors, formed as far as the way has it for all slices together."""
-        joint, terms, *_ = way.halves
+        joint, terms = way.halves.joint, way.halves.terms
         training = torch.is_grad_enabled()
         if training:
             self.formed.drop_kept()
@@ -172,12 +171,12 @@ class FactorGroup(nn.Module):
             return self.own_operands(way, index)._replace(origin=states(self.tensors()))
         state = states(self.tensors())
         if not training:
-            return self.formed.in_evaluation(index, joint, state, terms, partial(self._form_to_keep, joint))
+            return self.formed.in_evaluation(index, joint, state, terms, self._form_to_keep)
         key = joint, state, precision(self.tensors()[0].device.type)
         return self.formed.in_training(index, key, terms, lambda: run(joint, self.needed_factors()))
 
     def own_operands(self, way: Way, index: Index) -> Operands:
-        """The same, formed for this slice alone."""
+        """The same, formed for this slice alone, of no origin."""
         return Operands(run(way.halves.alone, self.slice_factors(index)), None)
 
     def _form_to_keep(self, joint: Path) -> list[Tensor]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lobert.factorizations.contraction import Path
-from lobert.layers.tracing import is_traced
 
 Index = tuple[int, ...]
 
@@ -36,7 +35,8 @@ def version(tensor: Tensor) -> int:
 
 def modes(x: Tensor) -> tuple[object, ...]:
     """The switches of torch on which the products of `x` depend."""
-    return x.requires_grad, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), precision(x.device.type)
+    kind = "cpu" if x.is_cpu else x.device.type  # takes longer to find out
+    return x.requires_grad, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), precision(kind)
 
 
 def precision(kind: str) -> torch.dtype | None:
@@ -93,15 +93,15 @@ class SharedInput:
     def results(self, x: Tensor, index: Index, origin: object, path: Path) -> dict[int, Tensor] | None:
         """The common results so far, for the slice `index` to use and to add to; None where there are none to share.
 
-        `origin` is equal for slices whose operands have the same values.
+        `origin` is equal for slices whose operands have the same values, and None while a graph is written down: then
+        a tensor is one value, and nobody goes back through it before it is whole.
         """
         if self.size == 1 or not path.common:
             return None
-        traced = is_traced()  # a value does not change then, and nobody goes back through it
-        key = () if traced else (path, version(x), modes(x), origin)
+        key = () if origin is None else (path, version(x), modes(x), origin)
         results = self._results
         if results is None or x is not self._input or key != self._key or index in self._served:
-            results = self._results = {} if traced else Results(self)
+            results = self._results = {} if origin is None else Results(self)
             self._input, self._key, self._served = x, key, set()
         self._served.add(index)
         if len(self._served) == self.size:
