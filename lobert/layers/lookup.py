@@ -30,7 +30,7 @@ class FactoredEmbedding(nn.Module):
         self.padding_idx = padding_idx
         self.embedding_dim, self.num_embeddings = group.shape
         self.places = [term.find("i") for term in group.ways.terms]  # of the token mode in each factor, -1 without
-        self.traced = self.path(TRACED_BATCH)
+        self.traced_path = self.path(TRACED_BATCH)
 
     @property
     def weight(self) -> Tensor:
@@ -50,7 +50,7 @@ class FactoredEmbedding(nn.Module):
         tokens = ids.reshape(-1)
         pairs = zip(self.group.whole_factors(), self.places, strict=True)
         factors = [f if place < 0 else f.index_select(place, tokens) for f, place in pairs]
-        path = self.traced if is_traced() else self.path(len(tokens))
+        path = self.traced_path if is_traced() else self.path(len(tokens))
         found = factors[0].T if len(factors) == 1 else contract(path, factors)
         return found.reshape(*ids.shape, self.embedding_dim)
 
