@@ -48,7 +48,7 @@ class Ways:
         self.layer = LAYER if LAYER in stack else ""
         self.inputs = self.sizes.get(LAYER, 1)  # that slices read, where all roles share theirs
         self._known: dict[tuple[Evaluation, int, bool, int], Way] = {}
-        self._traced: dict[tuple[Evaluation, int], Way] = {}
+        self._traced: dict[tuple[Evaluation, int], Way] = {}  # apart: torch.compile watches what it is looked up in
 
     @property
     def input_term(self) -> str:
