@@ -8,15 +8,18 @@ if TYPE_CHECKING:
     from lobert.checkpoint import load, merge
     from lobert.encoders.naming import set_roles
     from lobert.errors import LobertError
+    from lobert.layers.pairs import fold, unfold
 
 __version__ = "0.1.0"
-__all__ = ["LobertError", "compress", "load", "merge", "set_roles"]
+__all__ = ["LobertError", "compress", "fold", "load", "merge", "set_roles", "unfold"]
 
 HOMES = {
     "compress": "api",
+    "fold": "layers.pairs",
     "load": "checkpoint",
     "merge": "checkpoint",
     "set_roles": "encoders.naming",
+    "unfold": "layers.pairs",
     "LobertError": "errors",
 }
 

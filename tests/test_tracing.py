@@ -5,6 +5,7 @@ import torch
 from cases import GROUPS, SHAPES, point, random_factors, rank_ladder, tiny_bert, token_batch
 from torch import Tensor, nn
 
+import lobert
 from lobert.compression.compress import compress_model
 from lobert.compression.plan import make_plan
 from lobert.factorizations import FACTORIZATIONS, Shape
@@ -94,6 +95,17 @@ def test_a_compiled_student_is_one_graph_with_its_gradients(name: str) -> None:
             found.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
         assert len(found[0]) > 1
         torch.testing.assert_close(*found)
+
+
+def test_a_student_with_whole_factors_puts_nothing_together() -> None:
+    model = Classifier("all_narrow_svd")
+    lobert.fold(model)
+    expected = model.eval()(*batch(3, 12))
+    assert any("index_copy" in node.name for node in exported(model).graph.nodes)
+    lobert.unfold(model)
+    program = exported(model)
+    assert not any("index_copy" in node.name for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*batch(3, 12)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_shared_is_in_the_graph_once_and_leaves_nothing() -> None:

@@ -16,7 +16,10 @@ Pair = tuple[FactoredLinear, FactoredLinear]  # the one that pivots, and its par
 
 
 def unfold(model: nn.Module) -> None:
-    """Make the factors of all groups of a model whole, to train them; see `FactorGroup.unfold`."""
+    """Make the factors of all groups of a model whole, in place: to train it, or to write it down as a graph.
+
+    It is the same function of a few more numbers, which are new parameters; see `FactorGroup.unfold`.
+    """
     for pair in pairs(model):
         unfold_pair(*pair)
     for group in groups(model).values():
@@ -24,7 +27,7 @@ def unfold(model: nn.Module) -> None:
 
 
 def fold(model: nn.Module) -> None:
-    """Take out of all groups the numbers that nothing depends on; before the model is saved."""
+    """The inverse of `unfold`, in place: without the numbers that nothing depends on; before the model is saved."""
     for pair in pairs(model):
         fold_pair(*pair)
     for group in groups(model).values():
