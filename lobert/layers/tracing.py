@@ -10,4 +10,5 @@ TRACED_BATCH = 128  # tokens, for which the cheapest way is written down
 
 
 def is_traced() -> bool:
+    """Whether this call is being written down."""
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
