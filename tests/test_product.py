@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lobert.factorizations.product import FewOrMany, Overlap, product, way_of
+from lobert.factorizations.product import FewOrMany, Overlap, product, product_by
 
 SIZES = {"a": 7, "b": 5, "c": 6, "d": 2}
 EQUATIONS = [
@@ -29,6 +29,6 @@ def test_a_product_is_that_of_einsum(equation: str, transposed: bool) -> None:
 def test_entry_by_entry_are_those_of_the_same_letters(equation: str) -> None:
     left, right = equation.split("->")[0].split(",")
     batched = bool(set(left) & set(right) & set(equation.split("->")[1]))
-    way = way_of(equation)
-    many = way.many if isinstance(way, FewOrMany) else way
+    found = product_by(equation)
+    many = found.many if isinstance(found, FewOrMany) else found
     assert isinstance(many, Overlap) == (set(left) == set(right) and batched)

@@ -20,16 +20,17 @@ PRODUCTS = {torch.ops.aten.linear.default, torch.ops.aten.mm.default, torch.ops.
 
 
 class Slices(nn.Module):
-    """The first slice of each role, and of the first role again, as their outputs side by side."""
+    """Each role in the last layer, and the first role again, as their outputs side by side."""
 
     def __init__(self, name: str, stack: str, shape: Shape, evaluation: Evaluation) -> None:
         super().__init__()
         rank = rank_ladder(name, shape)[STEP]
         self.group = FactorGroup(FACTORIZATIONS[name], stack, shape, rank, evaluation).double()
         self.group.set_factors(random_factors(name, stack, shape, rank))
-        roles, rest = (shape[0], len(shape) - 3) if "s" in stack else (1, len(shape) - 2)
-        shared = SharedInput(roles)
-        indices = [(role, *(0,) * rest) if "s" in stack else (0,) * rest for role in (*range(roles), 0)]
+        roles = [(role,) for role in range(shape[0])] if "s" in stack else [()]
+        layer = (shape[-3] - 1,) if "l" in stack else ()
+        shared = SharedInput(len(roles))
+        indices = [(*role, *layer) for role in (*roles, roles[0])]
         bias = torch.randn(shape[-2], dtype=torch.float64)
         self.layers = nn.ModuleList(FactoredLinear(self.group, index, bias, shared) for index in indices)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lobert.factorizations.product import Way, is_rowwise, way_of
+from lobert.factorizations.product import Product, is_rowwise, product_by
 
 Step = tuple[int, int, str]
 TOKENS = "n"
@@ -18,7 +18,6 @@ class Path:
     Attributes:
         forming: multiply-adds of the steps that no token takes part in.
         running: those of the others.
-        reading: numbers that these read of operands without tokens.
         common: numbers of the steps whose results are the same for all slices that read one input.
         calls: the steps with what computes them.
         rowwise: whether the input may have any number of leading modes in place of that of the tokens.
@@ -27,13 +26,12 @@ class Path:
     steps: tuple[Step, ...]
     forming: int = 0
     running: int = 0
-    reading: int = 0
     common: frozenset[int] = frozenset()
-    calls: tuple[tuple[int, int, Way], ...] = field(init=False, repr=False, compare=False)
+    calls: tuple[tuple[int, int, Product], ...] = field(init=False, repr=False, compare=False)
     rowwise: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        calls = tuple((left, right, way_of(equation)) for left, right, equation in self.steps)
+        calls = tuple((left, right, product_by(equation)) for left, right, equation in self.steps)
         rowwise = all(is_rowwise(equation) for _, _, equation in self.steps if TOKENS in equation)
         object.__setattr__(self, "calls", calls)
         object.__setattr__(self, "rowwise", rowwise)
@@ -67,11 +65,11 @@ def run(
 ) -> list[Tensor]:
     """As `contract`, for a path that may leave several operands."""
     pool = list(operands)
-    for number, (left, right, way) in enumerate(path.calls):
+    for number, (left, right, multiply) in enumerate(path.calls):
         second, first = pool.pop(right), pool.pop(left)
         result = None if results is None else results.get(number)
         if result is None:
-            result = way(first, second, None if pool else bias)
+            result = multiply(first, second, None if pool else bias)
             if results is not None and number in path.common:
                 results[number] = result
         pool.append(result)

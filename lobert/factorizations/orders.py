@@ -15,7 +15,13 @@ Sizes = tuple[tuple[str, int], ...]  # sorted (letter, size) pairs: hashable
 
 
 class Counts(NamedTuple):
-    """What steps cost: multiply-adds of those without tokens and of the others, and what these read, as in a Path."""
+    """What steps cost.
+
+    Attributes:
+        forming: multiply-adds of those that no token takes part in.
+        running: those of the others.
+        reading: numbers that these read of operands without tokens.
+    """
 
     forming: int = 0
     running: int = 0
@@ -100,7 +106,7 @@ class PathSearch:
                 words[:] = [*words[:left], *words[left + 1 : right], *words[right + 1 :], result]
 
         form(self.whole)
-        return Path(tuple(steps), *counts)
+        return Path(tuple(steps), counts.forming, counts.running)
 
     def cheapest(self) -> tuple[Counts, list[int]]:
         """The least cost of the whole, and of every subset one half of the last step that forms it."""

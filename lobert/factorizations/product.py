@@ -44,30 +44,30 @@ class Pair:
         return set(self.a) <= set(self.b) or set(self.b) <= set(self.a)
 
 
-Way = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def product(equation: str, first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
     """`einsum(equation, first, second) + bias`; the bias runs along the last letter of the output."""
-    return way_of(equation)(first, second, bias)
+    return product_by(equation)(first, second, bias)
 
 
 @lru_cache(maxsize=4096)
-def way_of(equation: str) -> Way:
+def product_by(equation: str) -> Product:
     """How to compute this equation, remembered."""
     inputs, output = equation.split("->")
     a, b = inputs.split(",")
     pair = Pair(a, b, output)
     if pair.alone:
         return Einsum(equation)
-    otherwise = way_of_many(pair, equation)
+    otherwise = product_of_many(pair, equation)
     if not pair.within:
         return otherwise
     weighted_sum = WeightedSum(pair)
     return weighted_sum if isinstance(otherwise, Einsum) or not pair.summed else FewOrMany(weighted_sum, otherwise)
 
 
-def way_of_many(pair: Pair, equation: str) -> Way:
+def product_of_many(pair: Pair, equation: str) -> Product:
     """How, where there may be many terms to sum."""
     if not pair.batched:
         return MatrixProduct(pair)
@@ -78,14 +78,14 @@ def way_of_many(pair: Pair, equation: str) -> Way:
 
 def is_matrix_product(equation: str) -> bool:
     """Whether this equation is one product of two matrices."""
-    way = way_of(equation)
-    return isinstance(way.many if isinstance(way, FewOrMany) else way, MatrixProduct)
+    found = product_by(equation)
+    return isinstance(found.many if isinstance(found, FewOrMany) else found, MatrixProduct)
 
 
 def is_rowwise(equation: str) -> bool:
     """Whether the first letter of the output may stand for any number of leading modes: each row goes by itself."""
-    way = way_of(equation)
-    return isinstance(way, MatrixProduct | WeightedSum) and way.rowwise
+    found = product_by(equation)
+    return isinstance(found, MatrixProduct | WeightedSum) and found.rowwise
 
 
 def added(result: Tensor, bias: Tensor | None) -> Tensor:
@@ -163,12 +163,12 @@ def lowered(large: Tensor, small: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 class FewOrMany:
     """A weighted sum of few terms, and another way for many."""
 
-    def __init__(self, few: WeightedSum, many: Way) -> None:
+    def __init__(self, few: WeightedSum, many: Product) -> None:
         self.few, self.many = few, many
 
     def __call__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
-        way = self.few if self.few.terms(first) <= FEW else self.many
-        return way(first, second, bias)
+        multiply = self.few if self.few.terms(first) <= FEW else self.many
+        return multiply(first, second, bias)
 
 
 class Overlap:

@@ -124,10 +124,8 @@ class FactorGroup(nn.Module):
         kept: list[Tensor] = [*self.tensors()]
         if not self.folded:
             return kept
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_traced():
             self._whole = None  # an optimizer's step may follow that no version tells of
-            return self._assembled(kept)
-        if is_traced():
             return self._assembled(kept)
         state = states(self.tensors())
         if self._whole is None or self._whole[0] != state:
