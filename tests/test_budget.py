@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 
 import lobert
 from lobert.compression.allocation import Sizing, allowance, group_options, offer_sizes, size_parts, spend_budget
-from lobert.compression.budget import Option, allocate, cheapest, convex_front, gain
+from lobert.compression.budget import ALIGNMENT, Option, aligned, allocate, cheapest, convex_front, gain
 from lobert.compression.compress import compress_model, install_skeleton, linear_macs
 from lobert.compression.costs import Budget, macs_cost
 from lobert.compression.objective import Objective
@@ -60,6 +60,41 @@ def test_no_choice_is_below_the_bound(seed: int) -> None:
         found, best = allocate(groups, budget), best_error(groups, budget)
         assert found.cost <= budget
         assert found.bound - 1e-12 <= best <= found.error + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_preferred_sizes_are_chosen_as_far_as_they_spend_the_budget(seed: int) -> None:
+    groups = random_groups(seed, convex=True)
+    preferred = [options[::2] for options in groups]
+    for budget in range(len(groups), 3 * sum(map(len, groups))):
+        found, free, only = allocate(groups, budget, preferred), allocate(groups, budget), allocate(preferred, budget)
+        assert found.cost <= budget
+        assert found.bound == free.bound
+        assert free.error - 1e-12 <= found.error <= only.error
+        if only.cost >= 0.99 * budget:
+            assert found.options == only.options
+
+
+@pytest.mark.parametrize(("keep", "others"), [(0.5, 0), (0.2, 0), (0.04, 2)])
+@pytest.mark.parametrize("name", ["all_svd", "all_pivoted_svd"])
+def test_ranks_are_aligned_where_that_costs_next_to_nothing(name: str, keep: float, others: int) -> None:
+    """Some are not where a step of all is more than what is left to spend."""
+    model = tiny_bert(hidden_size=384, intermediate_size=1536, num_hidden_layers=1)
+    plans, budget = make_plan(model, point(name, keep)), allowance(model, point(name, keep))
+    offers = offer_sizes(model, plans, Objective(), None)
+    chosen, allocation = spend_budget(plans, offers, budget)
+    free = allocate(list(offers.values()), budget)
+    ranks = [plan.rank[0] for plan in chosen if plan.rank]
+    assert sum(rank > ALIGNMENT and rank % ALIGNMENT > 0 for rank in ranks) <= others
+    assert 0.99 * budget <= allocation.cost <= budget
+    assert allocation.bound <= allocation.error <= 1.01 * free.error
+    assert allocation.bound <= free.error
+
+
+def test_few_sizes_stay_all() -> None:
+    options = [Option((rank,), rank, 1 / rank) for rank in range(1, 100)]
+    assert aligned(options) == options
+    assert aligned([Option((2, rank), rank, 1 / rank) for rank in range(1, 200)])[-1].rank == (2, 192)
 
 
 def test_the_front_holds_the_best_buys_only() -> None:

@@ -1,13 +1,13 @@
 """From one budget to the rank of every group of a plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
 from transformers import PreTrainedModel
 
-from lobert.compression.budget import Allocation, Option, PairOption, allocate, gain
+from lobert.compression.budget import Allocation, Option, PairOption, aligned, allocate, gain
 from lobert.compression.compress import Track, linear_macs, reads_tokens, stack_weights
 from lobert.compression.costs import Budget, Cost, check_budget, macs_cost, parameters_cost
 from lobert.compression.grouping import Part, check_keep
@@ -23,6 +23,7 @@ from lobert.factorizations import factorization
 AllocationName = Literal["uniform", "greedy"]
 AskedAllocation = Literal["auto", "uniform", "greedy"]
 Scope = Literal["targets", "encoder", "model"]
+ALLOCATION_VERSION = 2  # raised when other sizes come to be chosen
 STEPS = 32  # between two sizes whose errors are measured
 Offers = dict[str, list[Option]]  # the sizes that a group can have, by its name
 
@@ -149,15 +150,16 @@ def offer_sizes(
 def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> tuple[list[GroupPlan], Allocation]:
     """The plan with the offered ranks that leave the smallest error, `allowed` of the budget at most.
 
-    A group stays dense where that is the best use, and keeps the size it has in the plan where it has no offer. Raises
-    LobertError where the smallest ranks exceed the budget.
+    A group stays dense where that is the best use, and keeps the size it has in the plan where it has no offer. Ranks
+    are aligned ones as far as these spend the budget. Raises LobertError where the smallest ranks exceed it.
     """
     pairs = [pair for pair in pairs_among(plans) if all(plan.name in offers for plan in pair)]
     paired = {plan.name for pair in pairs for plan in pair}
     alone = [plan for plan in plans if plan.name in offers and plan.name not in paired]
     fixed = sum(plan.parameters for plan in plans if plan.name not in offers)
-    together = [pair_options(*pair, *(tuple(offers[plan.name]) for plan in pair)) for pair in pairs]
-    allocation = allocate([*(offers[plan.name] for plan in alone), *together], allowed - fixed)
+    preferred = {name: aligned(options) for name, options in offers.items()}
+    every, some = (sizes_of(alone, pairs, found) for found in (offers, preferred))
+    allocation = allocate(every, allowed - fixed, some)
     singles = allocation.options[: len(alone)]
     chosen = [resized(plan, option) for plan, option in zip(alone, singles, strict=True)]
     for pair, option in zip(pairs, allocation.options[len(alone) :], strict=True):
@@ -165,6 +167,14 @@ def spend_budget(plans: Sequence[GroupPlan], offers: Offers, allowed: float) -> 
         chosen += met(*(resized(plan, half) for plan, half in zip(pair, option.halves, strict=True)))
     sized = {plan.name: plan for plan in chosen}
     return [sized.get(plan.name, plan) for plan in plans], allocation
+
+
+def sizes_of(
+    alone: Sequence[GroupPlan], pairs: Sequence[tuple[GroupPlan, GroupPlan]], offers: Mapping[str, Sequence[Option]]
+) -> list[Sequence[Option]]:
+    """What each group can be, and after them what each pair can be together."""
+    together = [pair_options(*pair, *(tuple(offers[plan.name]) for plan in pair)) for pair in pairs]
+    return [*(offers[plan.name] for plan in alone), *together]
 
 
 def group_options(

@@ -11,6 +11,10 @@ from itertools import pairwise
 
 from lobert.errors import LobertError
 from lobert.factorizations import Rank
+from lobert.factorizations.dial import NEAR
+
+ALIGNMENT = 8  # products of matrices are fastest at multiples of it, in wide vectors as in tensor cores
+ENOUGH = 24  # aligned sizes of a group: fewer are too large steps
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,25 @@ class Allocation:
         return sum(option.cost for option in self.options)
 
 
-def allocate(groups: Sequence[Sequence[Option]], budget: float) -> Allocation:
+def allocate(
+    groups: Sequence[Sequence[Option]], budget: float, preferred: Sequence[Sequence[Option]] | None = None
+) -> Allocation:
     """The options, one for each group, with the smallest total error whose costs add up to `budget` at most.
 
-    Optimal for the cost that the multiplier reaches; what it leaves over is spent greedily. Raises LobertError where
-    even the cheapest options cost more.
+    Optimal for the cost that the multiplier reaches; what it leaves over is spent greedily. With `preferred`, some of
+    each group's options, it is one of these, but for the last of a budget of which they leave more than a hundredth.
+    The bound is over all. Raises LobertError where even the cheapest options cost more.
     """
+    chosen, bound = best_buys(groups, budget)
+    if preferred is not None:
+        chosen = spend_rest(preferred, best_buys(preferred, budget)[0], budget)
+    if preferred is None or sum(option.cost for option in chosen) < NEAR * budget:
+        chosen = spend_rest(groups, chosen, budget)
+    return Allocation(chosen, bound)
+
+
+def best_buys(groups: Sequence[Sequence[Option]], budget: float) -> tuple[list[Option], float]:
+    """The best choice at the smallest price at which it is within the budget, and a bound: no choice has less error."""
     fronts = [convex_front(options) for options in groups]
     least = sum(front[0].cost for front in fronts)
     if least > budget:
@@ -67,7 +84,13 @@ def allocate(groups: Sequence[Sequence[Option]], budget: float) -> Allocation:
     price = price_within(fronts, budget)
     chosen = [cheapest(front, price) for front in fronts]
     bound = sum(option.error + price * option.cost for option in chosen) - price * budget
-    return Allocation(spend_rest(groups, chosen, budget), max(0.0, bound))
+    return chosen, max(0.0, bound)
+
+
+def aligned(options: Sequence[Option]) -> Sequence[Option]:
+    """Those of a group's options whose ranks are multiples of ALIGNMENT or below it; all, where these are few."""
+    found = [o for o in options if all(n < ALIGNMENT or n % ALIGNMENT == 0 for n in o.rank or ())]
+    return found if len(found) >= ENOUGH else options
 
 
 def convex_front(options: Sequence[Option]) -> list[Option]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from lobert.checkpoint import load
+from lobert.compression.allocation import ALLOCATION_VERSION
 from lobert.compression.compress import compress_model, ratio
 from lobert.compression.joint import apart
 from lobert.compression.plan import GroupPlan
@@ -90,7 +91,7 @@ def anatomy_recipe(work: Workspace, teacher: Path, model: PreTrainedModel) -> Re
         "teacher": model_key(teacher),
         "plan": [{**plan.to_dict(), "evaluation": "auto"} for plan in planned(job, model)],
         "objective": asdict(job.objective),
-        "allocate": [job.sizing.budget, asked_budget(job, model)] if greedy else None,
+        "allocate": [job.sizing.budget, asked_budget(job, model), ALLOCATION_VERSION] if greedy else None,
         "statistics": STATISTICS_VERSION,
         "calibration": asdict(job.calibration),
         "data": {split: work.data_key[split] for split in ("train", *job.task.main_splits)},

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lobert.checkpoint import load, save_student
+from lobert.compression.allocation import ALLOCATION_VERSION
 from lobert.compression.compress import CompressionReport, GroupReport
 from lobert.compression.plan import GroupPlan
 from lobert.compression.sequential import chosen_order
@@ -81,6 +82,7 @@ def chosen_by(job: Job, model: PreTrainedModel) -> Recipe:
         recipe |= {"statistics": STATISTICS_VERSION}
     if job.sizing.allocate != "uniform":
         recipe |= {"allocate": job.sizing.allocate, "budget": asked_budget(job, model)}
+        recipe |= {"allocation": ALLOCATION_VERSION}
     if asked_neurons(job.parts) != 1.0:
         recipe |= {"neurons": asked_neurons(job.parts)}
     if chosen_order(job.order, job.objective, model, planned(job, model)) == "sequential":
