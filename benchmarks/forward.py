@@ -1,6 +1,7 @@
 """Seconds of the compressed encoder beside the dense one, and beside forming its weights anew in every forward.
 
     python benchmarks/forward.py [--only svd tucker_4d] [--batch 1 32] [--length 16 64 128] [--layers 12] [--hidden 768]
+    python benchmarks/forward.py --ranks 96 91                        # all_svd at a multiple of 8, beside another rank
 
 Each compression gets the same input as the dense encoder, in turn, so that a drift of the machine cancels; ratios are
 medians over the rounds. "rebuild" is the same student with `evaluation=merge` and its kept weights dropped. A training
@@ -72,10 +73,10 @@ def bert(chosen: argparse.Namespace) -> BertModel:
     return BertModel(config)
 
 
-def compressed_encoder(chosen: argparse.Namespace, name: str) -> nn.Module:
-    """The same with factors of the point's default rank, drawn at random."""
+def compressed_encoder(chosen: argparse.Namespace, name: str, rank: int | None = None) -> nn.Module:
+    """The same with factors of this rank or the point's default one, drawn at random."""
     model = bert(chosen)
-    for factor in install_skeleton(model, make_plan(model, named_parts(name))).parameters():
+    for factor in install_skeleton(model, make_plan(model, named_parts(name, rank=rank))).parameters():
         nn.init.normal_(factor, std=SPREAD)
     encoder = model.encoder
     encoder.bank = model.factors  # the layers themselves do not register the factors
@@ -201,11 +202,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", nargs="+", type=int, default=[16, 64, 128])
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
+    ranks = "all_svd at the first of these ranks beside itself at each of the others, and nothing else"
+    parser.add_argument("--ranks", nargs="+", type=int, default=[], help=ranks)
     parser.add_argument("--rounds", type=int, default=7, help=f"measured, after {WARM_UP} to warm up")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     if min(*chosen.batch, *chosen.length, chosen.layers, chosen.hidden, chosen.rounds) < 1:
         parser.error("sizes and --rounds must be 1 or more")
+    if len(chosen.ranks) == 1:
+        parser.error("--ranks compares the first rank with others: give two or more")
     return chosen
 
 
@@ -227,6 +232,9 @@ def measured(chosen: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     inputs = [
         torch.randn(batch, length, chosen.hidden, device=device) for batch in chosen.batch for length in chosen.length
     ]
+    if chosen.ranks:
+        yield from beside_ranks(chosen, inputs)
+        return
     yield from (projections(chosen, x) for x in inputs)
     dense = dense_encoder(chosen).to(device)
     chunked = deepcopy(dense)
@@ -238,6 +246,17 @@ def measured(chosen: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         student = compressed_encoder(chosen, name).to(device)
         for training in (False, True):
             yield from (compare(name, (dense, student), x, training, chosen.rounds) for x in inputs)
+
+
+def beside_ranks(chosen: argparse.Namespace, inputs: Sequence[Tensor]) -> Iterator[Row]:
+    """One rank beside others: which one it is tells more of the time than how large it is."""
+    device, first = inputs[0].device, chosen.ranks[0]
+    student = compressed_encoder(chosen, "all_svd", first).to(device)
+    for rank in chosen.ranks[1:]:
+        pair = compressed_encoder(chosen, "all_svd", rank).to(device), student
+        for training in (False, True):
+            name = f"all_svd: rank {first} to {rank}"
+            yield from (compare(name, pair, x, training, chosen.rounds) for x in inputs)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lobert.launch.ledger import Outcome, Values
 from lobert.launch.sentences import explain, explain_job, fold
 from lobert.launch.sweep import Announce, in_sweep, is_follower
 from lobert.signals import exit_code, raise_on_sigterm
-from lobert.startup import loading
+from lobert.startup import keep_freed_memory, loading
 
 INTERRUPTED = 130
 MULTIRUN = ("-m", "--multirun")
@@ -71,6 +71,7 @@ def job(run: Run, cfg: DictConfig) -> Values:
 
 def run_pipeline(cfg: DictConfig) -> Outcome:
     """The stages of a run; torch is loaded here, so that a typo on the command line is answered before that."""
+    keep_freed_memory()
     with loading():
         from lobert.pipeline import run
 

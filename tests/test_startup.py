@@ -1,6 +1,10 @@
-"""The law of `loading`: what is imported inside is never looked at again, and the collector is as it was before."""
+"""The laws of a start: imports are never looked at again, and freed memory is there for the next tensors."""
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +35,38 @@ def test_the_collector_is_as_it_was(on: bool, fails: bool) -> None:
         pass
     assert gc.isenabled() == on
     assert gc.get_freeze_count() >= frozen + 1000
+
+
+BATCHES = """
+import ctypes, resource
+from lobert.startup import keep_freed_memory
+{start}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def batch():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [ctypes.c_void_p(libc.malloc(20 * 2**20)) for _ in range(3)]
+    for block in blocks:
+        ctypes.memset(block, 0, 20 * 2**20)
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+batch(), batch()
+print(batch())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(
+    ("start", "tunables", "kept"),
+    [("", "", False), ("keep_freed_memory()", "", True), ("keep_freed_memory()", "glibc.malloc.top_pad=0", False)],
+)
+def test_freed_memory_is_there_for_the_next_batch_unless_the_user_has_it_otherwise(
+    start: str, tunables: str, kept: bool
+) -> None:
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    script = [sys.executable, "-c", BATCHES.format(start=start)]
+    found = subprocess.run(script, env={**surroundings, "GLIBC_TUNABLES": tunables}, capture_output=True, check=True)
+    assert (int(found.stdout) < 1000) is kept
