@@ -91,10 +91,11 @@ def test_ranks_are_aligned_where_that_costs_next_to_nothing(name: str, keep: flo
     assert allocation.bound <= free.error
 
 
-def test_few_sizes_stay_all() -> None:
-    options = [Option((rank,), rank, 1 / rank) for rank in range(1, 100)]
-    assert aligned(options) == options
-    assert aligned([Option((2, rank), rank, 1 / rank) for rank in range(1, 200)])[-1].rank == (2, 192)
+@pytest.mark.parametrize(("rank", "last"), [((99,), 99), ((199,), 192), ((2, 199), 199)])
+def test_few_sizes_and_those_of_stacks_stay_all(rank: tuple[int, ...], last: int) -> None:
+    options = [Option((*rank[:-1], size), size, 1 / size) for size in range(1, rank[-1] + 1)]
+    assert aligned(options)[-1].rank == (*rank[:-1], last)
+    assert (aligned(options) == options) is (last == rank[-1])
 
 
 def test_the_front_holds_the_best_buys_only() -> None:

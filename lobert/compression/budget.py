@@ -88,9 +88,14 @@ def best_buys(groups: Sequence[Sequence[Option]], budget: float) -> tuple[list[O
 
 
 def aligned(options: Sequence[Option]) -> Sequence[Option]:
-    """Those of a group's options whose ranks are multiples of ALIGNMENT or below it; all, where these are few."""
-    found = [o for o in options if all(n < ALIGNMENT or n % ALIGNMENT == 0 for n in o.rank or ())]
+    """Those of a group's options whose rank, one number, is a multiple of ALIGNMENT or below it; all, where few are."""
+    found = [option for option in options if option.rank is None or is_aligned(option.rank)]
     return found if len(found) >= ENOUGH else options
+
+
+def is_aligned(rank: Rank) -> bool:
+    """Whether it is; of several numbers some are sizes of a stack, and no sides of matrices."""
+    return len(rank) == 1 and (rank[0] < ALIGNMENT or rank[0] % ALIGNMENT == 0)
 
 
 def convex_front(options: Sequence[Option]) -> list[Option]:
