@@ -30,6 +30,7 @@ from lobert.compression.whitening import decompose_in_norm, lower_bound_in_norm
 from lobert.errors import LobertError
 from lobert.factorizations import factorization, reconstruct
 from lobert.paths import conf_dir
+from lobert.startup import keep_freed_memory
 from lobert.storage.artefacts import write_atomic
 
 OBJECTIVES = get_args(ObjectiveName)
@@ -184,6 +185,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
+    keep_freed_memory()  # as commands do
     facts = header(CPU)
     print(header_line(facts), flush=True)
     say(f"weights of {chosen.layers} layers of {chosen.hidden}")

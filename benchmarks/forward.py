@@ -33,6 +33,7 @@ from lobert.errors import LobertError
 from lobert.layers.chunks import take_chunks
 from lobert.layers.factored import FactoredLinear
 from lobert.layers.pairs import fold, unfold
+from lobert.startup import keep_freed_memory
 
 COMPRESSIONS = (
     "svd", "tucker_layer", "falcon_layer", "tucker_vertical", "falcon_vertical",
@@ -216,6 +217,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
+    keep_freed_memory()  # as commands do
     device = torch.device(chosen.device)
     print(header_line(header(device)))
     print(f"{chosen.layers} layers of {chosen.hidden}; random weights; median of {chosen.rounds} rounds", flush=True)

@@ -38,6 +38,7 @@ from lobert.job import read_job
 from lobert.paths import conf_dir
 from lobert.progress import hush_libraries
 from lobert.stages.workspace import Workspace, prepare
+from lobert.startup import keep_freed_memory
 from lobert.training.finetune import FineTuner, decay_groups
 from lobert.training.student import Student
 from lobert.training.teacher import Teacher
@@ -206,6 +207,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
+    keep_freed_memory()  # as commands do
     hush_libraries()
     with tempfile.TemporaryDirectory() as outputs:
         work = workspace(chosen, outputs)
