@@ -61,7 +61,7 @@ print(batch())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize(
     ("start", "tunables", "kept"),
-    [("", "", False), ("keep_freed_memory()", "", True), ("keep_freed_memory()", "glibc.malloc.top_pad=0", False)],
+    [("", "", False), ("keep_freed_memory()", "", True), ("keep_freed_memory()", "glibc.malloc.arena_test=8", False)],
 )
 def test_freed_memory_is_there_for_the_next_batch_unless_the_user_has_it_otherwise(
     start: str, tunables: str, kept: bool
